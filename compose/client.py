@@ -1,0 +1,130 @@
+"""A small client of the stack's REST API: trigger a run, watch it, read what it left."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+DONE = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
+
+class StackError(RuntimeError):
+    """The stack answered something else than expected, or not at all."""
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """One try of one task instance as the API reports it; `duration_s` is None until it ended."""
+
+    task_id: str
+    map_index: int
+    state: str
+    queue: str
+    worker: str
+    try_number: int
+    duration_s: float | None
+
+    @property
+    def label(self) -> str:
+        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
+
+
+class AirflowClient:
+    """A logged-in session with the api-server.
+
+    Args:
+        url: base address, `http://127.0.0.1:8080`.
+
+    Raises:
+        StackError: nobody answers there, or the login is refused.
+    """
+
+    def __init__(self, url: str, *, user: str, password: str) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=url, timeout=30)
+        login = {"username": user, "password": password}
+        token = self._send("POST", "/auth/token", json=login)["access_token"]
+        self._http.headers["Authorization"] = f"Bearer {token}"
+
+    def wait_for_dag(self, dag_id: str, *, deadline_s: float) -> None:
+        """Wait until `dag_id` is known and not paused by the processor's first look."""
+        end = time.monotonic() + deadline_s
+        while True:
+            answer = self._http.get(f"/api/v2/dags/{dag_id}")
+            if answer.status_code == httpx.codes.OK:
+                return
+            if time.monotonic() > end:
+                raise StackError(self._why_missing(dag_id))
+            time.sleep(0.2)
+
+    def _why_missing(self, dag_id: str) -> str:
+        errors = self._send("GET", "/api/v2/importErrors")["import_errors"]
+        traces = "\n".join(f"{e['filename']}:\n{e['stack_trace']}" for e in errors)
+        return f"Expected the DAG {dag_id}, found none.\n{traces or 'No import error is reported.'}"
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+        """Start a run now; give its id."""
+        body = {"logical_date": None, "conf": conf or {}}
+        return str(self._send("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """Give the run's state: queued, running, success or failed."""
+        return str(self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
+        """Give the state of each task instance of the run, in the order in which they started."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        rows = self._send("GET", path, params={"limit": 100})["task_instances"]
+        rows.sort(key=lambda row: (row["start_date"] or "9", row["task_id"], row["map_index"]))
+        return [
+            TaskState(
+                row["task_id"],
+                row["map_index"],
+                row["state"] or "waiting",
+                row["queue"] or "",
+                row["hostname"] or "",
+                row["try_number"],
+                row["duration"],
+            )
+            for row in rows
+        ]
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """Give what a task returned (its XCom `return_value`)."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        entry = self._send("GET", f"{path}/xcomEntries/return_value", params={"deserialize": True})
+        return entry["value"]
+
+    def log_tail(self, dag_id: str, run_id: str, task: TaskState, lines: int = 30) -> str:
+        """Give the last lines of a task's log."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task.task_id}/logs"
+        params = {"map_index": task.map_index, "full_content": True}
+        answer = self._send("GET", f"{path}/{task.try_number}", params=params)
+        return "\n".join(_log_line(entry) for entry in answer["content"][-lines:])
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path, **kwargs)
+        except httpx.TransportError as error:
+            raise StackError(
+                f"Expected the api-server at {self.url}, found: {error}. Start it: make local"
+            ) from error
+        if answer.is_error:
+            raise StackError(
+                f"Expected {method} {path} to succeed, "
+                f"found HTTP {answer.status_code}: {answer.text[:500]}"
+            )
+        data: dict[str, Any] = answer.json()
+        return data
+
+
+def _log_line(entry: Any) -> str:
+    if isinstance(entry, str):
+        return entry
+    line = f"{entry.get('timestamp') or ''} {entry.get('level') or ''} {entry['event']}"
+    for error in entry.get("error_detail") or []:
+        line += f"\n  {error.get('exc_type')}: {error.get('exc_value')}"
+    return line.strip()

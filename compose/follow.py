@@ -1,0 +1,100 @@
+"""Show a run while it goes: which task is where, on which worker, for how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from compose.client import AirflowClient, TaskState
+
+STYLES = {
+    "success": "green",
+    "failed": "bold red",
+    "upstream_failed": "red",
+    "up_for_retry": "yellow",
+    "running": "cyan",
+    "queued": "blue",
+}
+
+
+def follow_run(
+    client: AirflowClient, console: Console, dag_id: str, run_id: str, *, deadline_s: float
+) -> str:
+    """Show the run's tasks until it ends; give its last state.
+
+    On a terminal one table is redrawn; elsewhere each change of a task is a line, and the table
+    comes at the end.
+
+    Raises:
+        TimeoutError: it has not ended after `deadline_s`.
+    """
+    end = time.monotonic() + deadline_s
+    seen: dict[str, str] = {}
+    with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
+        while True:
+            state = client.run_state(dag_id, run_id)
+            tasks = client.tasks(dag_id, run_id)
+            if console.is_terminal:
+                live.update(task_table(tasks, title=f"{dag_id} · {state}"), refresh=True)
+            else:
+                _print_changes(console, tasks, seen)
+            if state in ("success", "failed"):
+                break
+            if time.monotonic() > end:
+                raise TimeoutError(f"{dag_id} {run_id} is {state} after {deadline_s:.0f} s")
+            time.sleep(0.5)
+    if not console.is_terminal:
+        console.print(task_table(tasks, title=f"{dag_id} · {state}"))
+    return state
+
+
+def _print_changes(console: Console, tasks: list[TaskState], seen: dict[str, str]) -> None:
+    for task in tasks:
+        now = f"{task.state} (try {task.try_number})"
+        if task.state != "waiting" and seen.get(task.label) != now:
+            console.print(f"  {task.label}: {now} {task.worker}", highlight=False)
+            seen[task.label] = now
+
+
+def task_table(tasks: list[TaskState], *, title: str) -> Table:
+    """Give one row per task instance: task, queue, worker, state, tries, seconds."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in ("task", "queue", "worker", "state"):
+        table.add_column(column)
+    table.add_column("try", justify="right")
+    table.add_column("seconds", justify="right")
+    for task in tasks:
+        seconds = "" if task.duration_s is None else f"{task.duration_s:.1f}"
+        state = f"[{STYLES.get(task.state, 'dim')}]{task.state}[/]"
+        tries = str(task.try_number or "")
+        table.add_row(task.label, task.queue, task.worker, state, tries, seconds)
+    return table
+
+
+def metrics_table(evaluation: Mapping[str, Any], bars: Mapping[str, float]) -> Table:
+    """Give held-out metrics with their 95 % interval, cross-validated ones, and the bar.
+
+    Args:
+        evaluation: as `ml.evaluate.Evaluation.to_dict` gives it.
+        bars: metric → least accepted value.
+    """
+    table = Table(title="Metrics (malignant is the positive class)", title_justify="left")
+    for column in ("metric", "held out", "95 % interval", "cross-validated", "bar"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, value in evaluation["metrics"].items():
+        low, high = value["low"], value["high"]
+        bar = bars.get(name)
+        style = "red" if bar is not None and value["value"] < bar else "green"
+        table.add_row(
+            name,
+            f"[{style}]{value['value']:.3f}[/]",
+            f"{low:.3f} – {high:.3f}",
+            f"{evaluation['cross_validated'][name]:.3f}",
+            "" if bar is None else f"{bar:.2f}",
+        )
+    return table

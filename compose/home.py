@@ -1,0 +1,93 @@
+"""Where the run without Docker keeps its things: one folder, `.stack` in the checkout by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class StackHome:
+    """The folders of one running stack; two homes are two stacks that know nothing of each other."""
+
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        """Supervisor's and the launcher's files; safe to delete while nothing runs."""
+        return self.root / "run"
+
+    @property
+    def program_logs(self) -> Path:
+        return self.root / "logs" / "programs"
+
+    @property
+    def task_logs(self) -> Path:
+        return self.root / "logs" / "tasks"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    @property
+    def postgres(self) -> Path:
+        return self.root / "postgres"
+
+    @property
+    def redis(self) -> Path:
+        return self.root / "redis"
+
+    @property
+    def airflow(self) -> Path:
+        return self.root / "airflow"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def landing(self) -> Path:
+        return self.root / "landing"
+
+    @property
+    def ports_file(self) -> Path:
+        return self.root / "ports.json"
+
+    @property
+    def supervisor_conf(self) -> Path:
+        return self.run / "supervisord.conf"
+
+    @property
+    def programs_file(self) -> Path:
+        return self.run / "programs.json"
+
+    def make_folders(self) -> None:
+        """Create what is missing; the home and its secrets are for their owner alone to write."""
+        for folder in (
+            self.run,
+            self.program_logs,
+            self.task_logs,
+            self.secrets,
+            self.airflow,
+            self.artifacts,
+            self.landing,
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.secrets.chmod(0o700)
+        self.run.chmod(0o700)
+
+
+def read_environment(environ: Mapping[str, str], repo: Path = REPO) -> dict[str, str]:
+    """Give the variables that drive the stack: `.env`, overridden by the shell; empty is unset."""
+    values = {**dotenv_values(repo / ".env"), **environ}
+    return {name: value for name, value in values.items() if value}
+
+
+def find_home(env: Mapping[str, str], repo: Path = REPO) -> StackHome:
+    """Give the home that `STACK_HOME` names, else `.stack` in the checkout."""
+    return StackHome((repo / env.get("STACK_HOME", ".stack")).resolve())

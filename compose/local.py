@@ -1,0 +1,201 @@
+"""The stack without Docker: `python -m compose.local up | demo | train | status | logs | stop`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery_stack.settings import SettingError
+from rich.console import Console
+
+from compose import launch
+from compose.client import DONE, AirflowClient, StackError
+from compose.follow import follow_run, metrics_table
+from compose.home import StackHome, find_home, read_environment
+from compose.ports import NoFreePortError
+from compose.secret_files import read_secret
+from compose.servers import ServerError
+from compose.status import print_status
+from compose.supervise import Supervisor
+from compose.up import StartError, bring_up
+
+TRAINING = "wdbc_training"
+RUN_DEADLINE_S = 1800
+EXPECTED_ERRORS = (SettingError, ServerError, NoFreePortError, StackError, StartError, TimeoutError)
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Run one command; give its exit code."""
+    arguments = _parse()
+    for name in ("SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        env = read_environment(os.environ)
+        command: Callable[..., int] = arguments.command
+        return command(find_home(env), env, arguments)
+    except EXPECTED_ERRORS as error:
+        console.print(f"[bold red]error:[/] {error}", markup=True, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted[/]")
+        return 130
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m compose.local", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for name, function in COMMANDS.items():
+        command = commands.add_parser(name, help=function.__doc__)
+        command.set_defaults(command=function)
+        if name in ("up", "demo"):
+            command.add_argument("--scale", nargs="*", default=[], metavar="WORKER=N")
+        if name == "logs":
+            command.add_argument("program", nargs="?", default="")
+        if name == "airflow":
+            command.add_argument("words", nargs=argparse.REMAINDER)
+    return parser.parse_args()
+
+
+def up(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Start the stack and leave it running."""
+    try:
+        bring_up(home, env, arguments.scale, console)
+    except BaseException:
+        _stop_at_once(home)
+        raise
+    ports = json.loads(home.ports_file.read_text())
+    user = env.get("ADMIN_USER", "admin")
+    console.print(f"\n  Airflow   http://127.0.0.1:{ports['api']}   user {user}")
+    console.print(f"  Flower    http://127.0.0.1:{ports['flower']}   the same user")
+    console.print(f"  password  in {home.secrets / 'admin/password'}, or: make password", soft_wrap=True)
+    console.print("  make train · make status · make logs · make stop")
+    return 0
+
+
+def demo(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Start the stack, train a model, show what came of it, stop the stack."""
+    was_running = Supervisor(home).is_running()
+    try:
+        bring_up(home, env, arguments.scale, console, die_with_parent=True)
+        return train(home, env, arguments)
+    finally:
+        if not was_running:
+            _stop_at_once(home)
+
+
+def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
+    """Trigger the training pipeline on the running stack and follow it."""
+    client = _connect(home, env)
+    client.wait_for_dag(TRAINING, deadline_s=60)
+    run_id = client.trigger(TRAINING)
+    console.print(f"\nRun {run_id} of {TRAINING}")
+    state = follow_run(client, console, TRAINING, run_id, deadline_s=RUN_DEADLINE_S)
+    if state == "success":
+        _show_model(client, run_id)
+        return 0
+    _show_failures(client, run_id)
+    return 1
+
+
+def _connect(home: StackHome, env: Mapping[str, str]) -> AirflowClient:
+    if not Supervisor(home).is_running():
+        raise StackError(f"Expected a running stack in {home.root}, found none. Start it: make local")
+    ports = json.loads(home.ports_file.read_text())
+    return AirflowClient(
+        f"http://127.0.0.1:{ports['api']}",
+        user=env.get("ADMIN_USER", "admin"),
+        password=read_secret(home.secrets / "admin/password"),
+    )
+
+
+def _show_model(client: AirflowClient, run_id: str) -> None:
+    evaluation = client.result(TRAINING, run_id, "evaluate")
+    model = client.result(TRAINING, run_id, "register")
+    console.print(metrics_table(evaluation))
+    console.print(f"Model {model['version']} ({evaluation['candidate']}) is in {model['folder']}", soft_wrap=True)
+    by_worker: dict[str, list[str]] = {}
+    for task in client.tasks(TRAINING, run_id):
+        by_worker.setdefault(task.worker, []).append(task.label)
+    for worker, tasks in sorted(by_worker.items()):
+        console.print(f"{worker} ran {', '.join(tasks)}", soft_wrap=True)
+
+
+def _show_failures(client: AirflowClient, run_id: str) -> None:
+    for task in client.tasks(TRAINING, run_id):
+        if task.state == "failed":
+            console.print(f"\n[bold red]{task.label} failed[/] on {task.worker}. End of its log:")
+            console.print(client.log_tail(TRAINING, run_id, task), markup=False, soft_wrap=True)
+        elif task.state not in DONE:
+            console.print(f"{task.label} is {task.state}")
+
+
+def status(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
+    """Show each program, and which queues its worker consumes."""
+    return print_status(home, console)
+
+
+def logs(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Follow the programs' logs; `logs worker` only those whose name begins so."""
+    files = sorted(home.program_logs.glob(f"{arguments.program}*.log"))
+    if not files:
+        raise StackError(f"Expected logs in {home.program_logs}, found none. Start: make local")
+    os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, files)])  # noqa: S606, S607
+
+
+def stop(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
+    """Let running tasks finish, then stop everything."""
+    patience_s = float(env.get("WORKER_STOP_TIMEOUT_S", "60")) + 30
+    killed = Supervisor(home).stop(patience_s=patience_s)
+    for name in killed:
+        console.print(f"[yellow]killed after {patience_s:.0f} s:[/] {name}", soft_wrap=True)
+    console.print("stopped")
+    return 0
+
+
+def password(home: StackHome, _env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
+    """Print the password of the first user."""
+    print(read_secret(home.secrets / "admin/password"))  # noqa: T201 - asked for, and for pipes
+    return 0
+
+
+def airflow(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Run an Airflow command against the running stack: `airflow tasks test …`."""
+    command = [sys.executable, "-m", "airflow", *arguments.words]
+    launch.main(str(home.programs_file), "scheduler", *command)
+    return 0
+
+
+def _stop_at_once(home: StackHome) -> None:
+    """Stop without waiting for tasks; a second Ctrl-C does not leave half of it running."""
+    if not Supervisor(home).has_session():
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with console.status("stopping"):
+        Supervisor(home).stop(patience_s=25)
+    console.print("stopped; nothing is left running")
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "up": up,
+    "demo": demo,
+    "train": train,
+    "status": status,
+    "logs": logs,
+    "stop": stop,
+    "password": password,
+    "airflow": airflow,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The stack's secrets: made once, one folder per group of readers, files that only their owner reads.
+
+    postgres/  superuser, airflow, warehouse   passwords of the roles
+    redis/     password
+    control/   what api-server, scheduler, dag-processor and triggerer read
+    worker/    what workers read; nothing here opens the metadata database
+    flower/    what Flower reads
+    admin/     password of the first user
+
+Made-up values are kept as they are; a file put there by hand takes their place. Addresses with
+passwords in them (`…_conn`, `…_url`) are derived again at every start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from cryptography.fernet import Fernet
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the servers answer, as the readers of the secrets see it."""
+
+    postgres_host: str
+    postgres_port: int
+    redis_host: str
+    redis_port: int
+
+
+def make_secrets(folder: Path) -> None:
+    """Generate every secret that is not there yet."""
+    for name in (
+        "postgres/superuser",
+        "postgres/airflow",
+        "postgres/warehouse",
+        "redis/password",
+        "control/jwt_secret",
+        "control/api_secret_key",
+        "admin/password",
+    ):
+        if not (folder / name).exists():
+            write_secret(folder / name, secrets.token_urlsafe(32))
+    if not (folder / "control/fernet_key").exists():
+        write_secret(folder / "control/fernet_key", Fernet.generate_key().decode())
+
+
+def derive_secrets(folder: Path, addresses: Addresses, *, admin_user: str) -> None:
+    """Write, for each group of readers, the addresses that carry passwords."""
+    metadata = _postgres_url(folder, addresses, "airflow")
+    warehouse = _postgres_url(folder, addresses, "warehouse")
+    redis = (
+        f"redis://:{quote(read_secret(folder / 'redis/password'), safe='')}"
+        f"@{addresses.redis_host}:{addresses.redis_port}"
+    )
+    flower_login = f"{admin_user}:{read_secret(folder / 'admin/password')}"
+    derived = {
+        "control/sql_alchemy_conn": metadata.replace("postgresql:", "postgresql+psycopg2:", 1),
+        "control/broker_url": f"{redis}/0",
+        "control/result_backend": f"{redis}/1",
+        "worker/broker_url": f"{redis}/0",
+        "worker/result_backend": f"{redis}/1",
+        # Signs the api-server's requests for logs; the workers verify them.
+        "worker/api_secret_key": read_secret(folder / "control/api_secret_key"),
+        "worker/connections.json": json.dumps({"warehouse": warehouse}),
+        "flower/broker_url": f"{redis}/0",
+        "flower/result_backend": f"{redis}/1",
+        "flower/basic_auth": flower_login,
+    }
+    for name, value in derived.items():
+        write_secret(folder / name, value)
+
+
+def read_secret(path: Path) -> str:
+    """Give the secret in `path`.
+
+    Raises:
+        FileNotFoundError: it was never made; start the stack once.
+    """
+    return path.read_text().strip()
+
+
+def write_secret(path: Path, value: str) -> None:
+    """Put `value` into `path`, whole or not at all, readable by its owner alone."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(value)  # no newline: Airflow takes what a `…_CMD` prints as it is
+    draft.replace(path)
+
+
+def _postgres_url(folder: Path, addresses: Addresses, role: str) -> str:
+    password = quote(read_secret(folder / "postgres" / role), safe="")
+    return f"postgresql://{role}:{password}@{addresses.postgres_host}:{addresses.postgres_port}/{role}"

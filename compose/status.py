@@ -1,0 +1,61 @@
+"""What runs in one home, and what it consumes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celery import Celery
+from rich.console import Console
+from rich.table import Table
+
+from compose.home import StackHome
+from compose.secret_files import read_secret
+from compose.supervise import Supervisor
+
+
+def print_status(home: StackHome, console: Console) -> int:
+    """Print one row per program; give 0 if all run and every worker consumes, else 1."""
+    processes = Supervisor(home).processes()
+    if not processes:
+        console.print(f"nothing runs in {home.root}", soft_wrap=True)
+        return 1
+    queues = consumed_queues(home)
+    table = Table(header_style="bold")
+    for column in ("program", "state", "up", "pid", "consumes"):
+        table.add_column(column)
+    for process in processes:
+        table.add_row(*_row(process, queues))
+    console.print(table)
+    workers = [p["name"] for p in processes if p["group"] == "workers"]
+    well = all(p["statename"] == "RUNNING" for p in processes)
+    return 0 if well and all(queues.get(name) for name in workers) else 1
+
+
+def consumed_queues(home: StackHome) -> dict[str, list[str]]:
+    """Ask the workers over Redis which queues they consume: worker name → queue names.
+
+    A worker that answers a ping may still consume nothing; this is what its health means.
+    """
+    app = Celery(broker=read_secret(home.secrets / "flower/broker_url"))
+    answers: dict[str, Any] = app.control.inspect(timeout=2).active_queues() or {}
+    return {
+        name.partition("@")[0]: sorted(queue["name"] for queue in queues)
+        for name, queues in answers.items()
+    }
+
+
+def _row(process: dict[str, Any], queues: dict[str, list[str]]) -> tuple[str, ...]:
+    running = process["statename"] == "RUNNING"
+    seconds = int(time.time() - process["start"]) if running else 0
+    consumes = ""
+    if process["group"] == "workers":
+        consumes = ", ".join(queues.get(process["name"], [])) or "[bold red]nothing[/]"
+    state = process["statename"].lower()
+    return (
+        process["name"],
+        f"[{'green' if running else 'bold red'}]{state}[/]",
+        f"{seconds // 60} min {seconds % 60} s",
+        str(process["pid"] or ""),
+        consumes,
+    )

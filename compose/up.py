@@ -1,0 +1,200 @@
+"""Start the stack without Docker, step by step; every step can be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+from celery_stack.queues import Declarations, load_declarations
+from celery_stack.settings import SettingError, Settings
+from ml.settings import MLSettings
+from rich.console import Console
+
+from compose import launch, servers
+from compose.home import StackHome
+from compose.ports import choose_ports, one_start_at_a_time
+from compose.programs import Plan, Program, airflow_environment, airflow_programs
+from compose.programs import servers as server_programs
+from compose.secret_files import Addresses, derive_secrets, make_secrets
+from compose.supervise import Supervisor, write_configuration
+
+SERVER_DEADLINE_S = 60
+HEALTH_DEADLINE_S = 180
+MAX_PROCESSES = 64
+
+
+class StartError(RuntimeError):
+    """A part of the stack did not come up; the message ends with its log."""
+
+
+def bring_up(
+    home: StackHome,
+    env: Mapping[str, str],
+    scale: Sequence[str],
+    console: Console,
+    *,
+    die_with_parent: bool = False,
+) -> None:
+    """Start whatever is not running and wait until every component reports itself healthy.
+
+    Args:
+        scale: `worker=4` for four processes of a worker pool, one without a word.
+        die_with_parent: everything stops when this process does, however it ends.
+
+    Raises:
+        SettingError: a variable has a wrong value; nothing was started.
+        ServerError, StartError: a part did not come up.
+    """
+    settings = Settings.from_env(env)
+    declarations = load_declarations(env)
+    processes = _read_scale(scale, declarations)
+    _check_pipeline_settings(home, env)
+    home.make_folders()
+    supervisor = Supervisor(home)
+    with _one_start_per_home(home):
+        if supervisor.is_running():
+            console.print("already running; to change its scale: make stop, then start again")
+            return
+        supervisor.stop(patience_s=10)  # what a killed supervisor left behind
+        with one_start_at_a_time():
+            ports = choose_ports(_wanted_ports(settings), home.ports_file)
+            plan = Plan(home, env, settings, declarations, ports, processes)
+            _start_servers(plan, supervisor, console, die_with_parent=die_with_parent)
+            _initialise(plan, console)
+            _start_airflow(plan, supervisor, console)
+
+
+def _read_scale(scale: Sequence[str], declarations: Declarations) -> dict[str, int]:
+    processes = {}
+    for word in scale:
+        name, _, number = word.partition("=")
+        if name not in declarations.workers or not number.isdigit():
+            known = ", ".join(f"{worker}=N" for worker in declarations.workers)
+            raise SettingError(f"SCALE must be made of {known}, got {word!r}.")
+        if not 0 <= int(number) <= MAX_PROCESSES:
+            raise SettingError(f"SCALE must be 0 to {MAX_PROCESSES} of {name}, got {number}.")
+        processes[name] = int(number)
+    return processes
+
+
+def _check_pipeline_settings(home: StackHome, env: Mapping[str, str]) -> None:
+    places = {"ARTIFACTS_URL": home.artifacts.as_uri(), "LANDING_DIR": str(home.landing)}
+    MLSettings.from_env(places | dict(env))
+
+
+def _wanted_ports(settings: Settings) -> dict[str, int]:
+    return {
+        "postgres": settings.POSTGRES_PORT,
+        "redis": settings.REDIS_PORT,
+        "supervisor": settings.SUPERVISOR_PORT,
+        "api": settings.API_PORT,
+        "flower": settings.FLOWER_PORT,
+    }
+
+
+@contextlib.contextmanager
+def _one_start_per_home(home: StackHome) -> Iterator[None]:
+    with (home.run / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _step(console: Console, name: str) -> Iterator[list[str]]:
+    """Print one line when the step is done; what the step appends to the list is its detail."""
+    started = time.monotonic()
+    detail: list[str] = []
+    with console.status(name):
+        yield detail
+    console.print(f"✓ {name} {' '.join(detail)} [dim]{time.monotonic() - started:.1f} s[/]")
+
+
+def _start_servers(
+    plan: Plan, supervisor: Supervisor, console: Console, *, die_with_parent: bool
+) -> None:
+    home, ports = plan.home, plan.ports
+    addresses = Addresses("127.0.0.1", ports["postgres"], "127.0.0.1", ports["redis"])
+    with _step(console, "secrets") as detail:
+        make_secrets(home.secrets)
+        derive_secrets(home.secrets, addresses, admin_user=plan.settings.ADMIN_USER)
+        detail.append(f"in {home.secrets}")
+    with _step(console, "Postgres") as detail:
+        servers.prepare_postgres(home)
+        servers.prepare_redis(home, ports["redis"])
+        programs = [*server_programs(plan), *airflow_programs(plan)]
+        write_configuration(home, programs, ports["supervisor"])
+        supervisor.start(die_with_parent=die_with_parent)
+        supervisor.start_group("servers")
+        version = servers.wait_for_postgres(home, addresses, deadline_s=SERVER_DEADLINE_S)
+        servers.make_databases(home, addresses)
+        detail.append(f"{version} on port {ports['postgres']}")
+    with _step(console, "Redis") as detail:
+        version = servers.wait_for_redis(home, addresses, deadline_s=SERVER_DEADLINE_S)
+        detail.append(f"{version} on port {ports['redis']}")
+
+
+def _initialise(plan: Plan, console: Console) -> None:
+    log = plan.home.program_logs / "init.log"
+    (plan.home.airflow / "airflow.cfg").touch()  # else Airflow writes one with keys of its own
+    command = [sys.executable, "-m", "compose.init", plan.settings.ADMIN_USER]
+    command += [plan.settings.ADMIN_EMAIL, str(plan.home.secrets / "admin/password")]
+    with _step(console, "database schema, first user, pools"), log.open("w") as file:
+        done = subprocess.run(  # noqa: S603
+            command,
+            env=launch.environment(airflow_environment(plan, "control")),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise StartError(f"Preparing the database failed. End of {log}:\n{_tail(log)}")
+
+
+def _start_airflow(plan: Plan, supervisor: Supervisor, console: Console) -> None:
+    with _step(console, "Airflow") as detail:
+        supervisor.start_group("control")
+        supervisor.start_group("workers")
+        _wait_until_healthy(plan, supervisor)
+        detail.append(", ".join(_describe(program) for program in airflow_programs(plan)))
+
+
+def _describe(program: Program) -> str:
+    return program.name if program.processes == 1 else f"{program.name} ×{program.processes}"
+
+
+def _wait_until_healthy(plan: Plan, supervisor: Supervisor) -> None:
+    url = f"http://127.0.0.1:{plan.ports['api']}/api/v2/monitor/health"
+    end = time.monotonic() + HEALTH_DEADLINE_S
+    while True:
+        unhealthy = _unhealthy(url)
+        down = [p["name"] for p in supervisor.processes() if p["statename"] in ("BACKOFF", "FATAL")]
+        if not unhealthy and not down:
+            return
+        if time.monotonic() > end or not supervisor.is_running():
+            worst = next(iter(down), unhealthy[0] if unhealthy else "supervisord")
+            log = plan.home.program_logs / f"{worst.replace('_', '-')}.log"
+            raise StartError(
+                f"Expected every component to be healthy within {HEALTH_DEADLINE_S} s, "
+                f"found: {', '.join([*down, *unhealthy])}. End of {log}:\n{_tail(log)}"
+            )
+        time.sleep(0.2)
+
+
+def _unhealthy(url: str) -> list[str]:
+    """Name the components that do not report themselves healthy."""
+    try:
+        answer = httpx.get(url, timeout=10)
+        parts: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError):
+        return ["api-server"]
+    return [name for name, part in parts.items() if part["status"] not in ("healthy", None)]
+
+
+def _tail(log: Any, characters: int = 2000) -> str:
+    return log.read_text(errors="replace")[-characters:] if log.exists() else "(no log)"

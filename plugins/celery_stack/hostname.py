@@ -1,0 +1,15 @@
+"""The name under which a process of the stack appears in the UI and in the metadata."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.utils.net import getfqdn
+
+
+def worker_name() -> str:
+    """Give `WORKER_NAME`, so that workers of one host can be told apart; else the host's full name.
+
+    Airflow calls it as `[core] hostname_callable`; unset or empty, it answers as stock Airflow does.
+    """
+    return os.environ.get("WORKER_NAME") or str(getfqdn())

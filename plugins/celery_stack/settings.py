@@ -1,0 +1,164 @@
+"""The stack's environment variables: names, meaning, unit, default and bounds.
+
+Both ways of running read the environment through `Settings.from_env`; `.env.example` and
+`compose/airflow.env` are held to this table by tests. Queues and pools bring variables of their own
+(`celery_stack.queues`), and so does the pipeline (`ml.settings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+
+class SettingError(ValueError):
+    """A setting has a wrong value; the message is one line: variable, expected, found, remedy."""
+
+
+def setting_error(name: str, expected: str, found: object) -> SettingError:
+    """Give the error for variable `name` in the stack's one-line form."""
+    return SettingError(f"{name} must be {expected}, got {found!r}. Set it in .env.")
+
+
+class Settings(BaseModel):
+    """Every variable of the stack itself; a field's name is the variable's, its default is used when unset."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # Where people reach it. Without Docker a port that is taken moves up to the next free one.
+    API_PORT: int = Field(
+        8080, ge=1024, le=32767, description="Port of the Airflow UI and REST API."
+    )
+    FLOWER_PORT: int = Field(5555, ge=1024, le=32767, description="Port of Flower.")
+    POSTGRES_PORT: int = Field(
+        15432, ge=1024, le=32767, description="Port of the embedded Postgres (no Docker)."
+    )
+    REDIS_PORT: int = Field(
+        16379, ge=1024, le=32767, description="Port of the embedded Redis (no Docker)."
+    )
+    SUPERVISOR_PORT: int = Field(
+        19001, ge=1024, le=32767, description="Port of the process supervisor (no Docker)."
+    )
+    ADMIN_USER: str = Field(
+        "admin",
+        pattern=r"^[A-Za-z0-9_.@-]{1,64}$",
+        description="Name of the first user of the Airflow UI and of Flower; the password is generated.",
+    )
+    ADMIN_EMAIL: str = Field(
+        "admin@example.org",
+        pattern=r"^[^@\s]+@[^@\s]+$",
+        description="E-mail address of that user.",
+    )
+
+    # How much runs at once.
+    PARALLELISM: int = Field(
+        32,
+        ge=1,
+        le=4096,
+        description="Task instances queued or running at once, per scheduler; keep it in step with the workers' slots.",
+    )
+    MAX_ACTIVE_TASKS_PER_DAG: int = Field(
+        16,
+        ge=1,
+        le=4096,
+        description="Task instances of one DAG run at once, unless the DAG says otherwise.",
+    )
+
+    # Retries, the defaults a task may override.
+    TASK_RETRIES: int = Field(2, ge=1, le=100, description="Retries of a task that names none.")
+    RETRY_DELAY_S: int = Field(30, ge=1, le=86400, description="Seconds before the first retry.")
+    RETRY_BACKOFF: float = Field(
+        2.0, ge=1.0, le=10.0, description="Factor by which the delay grows from retry to retry."
+    )
+    MAX_RETRY_DELAY_S: int = Field(
+        1800, ge=1, le=86400, description="Seconds that a retry delay never exceeds."
+    )
+
+    # Time limits of the machinery.
+    TASK_QUEUED_TIMEOUT_S: int = Field(
+        86400,
+        ge=60,
+        le=604800,
+        description="Seconds that a task may wait in Redis before it is taken back; also the life of a queued task's token, so longer than the longest task.",
+    )
+    VISIBILITY_TIMEOUT_S: int = Field(
+        86400,
+        ge=60,
+        le=604800,
+        description="Seconds after which Redis redelivers a task whose worker vanished; longer than the longest task.",
+    )
+    HEARTBEAT_TIMEOUT_S: int = Field(
+        60,
+        ge=20,
+        le=3600,
+        description="Seconds without a sign of life after which a running task counts as lost and is retried.",
+    )
+    RESULT_EXPIRES_S: int = Field(
+        21600, ge=600, le=604800, description="Seconds that Celery results stay in Redis."
+    )
+    WORKER_STOP_TIMEOUT_S: int = Field(
+        60,
+        ge=1,
+        le=86400,
+        description="Seconds that a stopping worker gives its running tasks to finish.",
+    )
+
+    # DAGs and data.
+    DAG_REFRESH_S: int = Field(
+        30, ge=1, le=3600, description="Seconds between two looks for new and changed DAG files."
+    )
+    POLICY_EXEMPT_PATHS: str = Field(
+        "",
+        description="DAG files or folders that the policies leave alone: comma-separated globs, relative to the DAG folder.",
+    )
+    QUEUES_FILE: str = Field(
+        "",
+        description="A queues-and-pools declaration to use instead of plugins/celery_stack/queues.toml.",
+    )
+    XCOM_THRESHOLD_BYTES: int = Field(
+        65536,
+        ge=0,
+        le=1073741824,
+        description="Bytes above which an XCom goes to the artifact store instead of Postgres.",
+    )
+    LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severity that is logged: DEBUG, INFO, WARNING or ERROR."
+    )
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read the settings out of `env`; an empty value counts as unset.
+
+        Raises:
+            SettingError: the first wrong value, in one line.
+        """
+        given = {name: env[name] for name in cls.model_fields if env.get(name)}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise _as_setting_error(error.errors()[0]) from None
+
+
+def _as_setting_error(detail: ErrorDetails) -> SettingError:
+    name = str(detail["loc"][0])
+    return setting_error(name, _expectation(name), detail["input"])
+
+
+def _expectation(name: str) -> str:
+    """Say in words what variable `name` takes: `a whole number from 1 to 100`."""
+    field = Settings.model_fields[name]
+    if field.annotation not in (int, float):
+        choices = getattr(field.annotation, "__args__", None)
+        if choices:
+            return "one of " + ", ".join(choices)
+        pattern = next((m.pattern for m in field.metadata if hasattr(m, "pattern")), None)
+        return f"text matching {pattern}" if pattern else "text"
+    kind = "a whole number" if field.annotation is int else "a number"
+    low = next(m.ge for m in field.metadata if hasattr(m, "ge"))
+    high = next(m.le for m in field.metadata if hasattr(m, "le"))
+    return (
+        f"{kind} from {low:g} to {high:g}" if kind == "a number" else f"{kind} from {low} to {high}"
+    )
