@@ -60,9 +60,13 @@ class AirflowClient:
                 raise StackError(self._why_missing(dag_id))
             time.sleep(0.2)
 
-    def _why_missing(self, dag_id: str) -> str:
+    def import_errors(self) -> dict[str, str]:
+        """Give the DAG files that could not be read: file name → reason."""
         errors = self._send("GET", "/api/v2/importErrors")["import_errors"]
-        traces = "\n".join(f"{e['filename']}:\n{e['stack_trace']}" for e in errors)
+        return {error["filename"]: error["stack_trace"] for error in errors}
+
+    def _why_missing(self, dag_id: str) -> str:
+        traces = "\n".join(f"{file}:\n{why}" for file, why in self.import_errors().items())
         return f"Expected the DAG {dag_id}, found none.\n{traces or 'No import error is reported.'}"
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
@@ -97,6 +101,12 @@ class AirflowClient:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         entry = self._send("GET", f"{path}/xcomEntries/return_value", params={"deserialize": True})
         return entry["value"]
+
+    def tries(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
+        """Give every try of a task, oldest first, with the API's fields."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/tries"
+        rows: list[dict[str, Any]] = self._send("GET", path)["task_instances"]
+        return sorted(rows, key=lambda row: row["try_number"])
 
     def log_tail(self, dag_id: str, run_id: str, task: TaskState, lines: int = 30) -> str:
         """Give the last lines of a task's log."""

@@ -76,19 +76,18 @@ def task_table(tasks: list[TaskState], *, title: str) -> Table:
     return table
 
 
-def metrics_table(evaluation: Mapping[str, Any], bars: Mapping[str, float]) -> Table:
+def metrics_table(evaluation: Mapping[str, Any]) -> Table:
     """Give held-out metrics with their 95 % interval, cross-validated ones, and the bar.
 
     Args:
-        evaluation: as `ml.evaluate.Evaluation.to_dict` gives it.
-        bars: metric → least accepted value.
+        evaluation: what the task `evaluate` returns.
     """
     table = Table(title="Metrics (malignant is the positive class)", title_justify="left")
     for column in ("metric", "held out", "95 % interval", "cross-validated", "bar"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, value in evaluation["metrics"].items():
         low, high = value["low"], value["high"]
-        bar = bars.get(name)
+        bar = evaluation["bars"].get(name)
         style = "red" if bar is not None and value["value"] < bar else "green"
         table.add_row(
             name,

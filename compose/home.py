@@ -1,4 +1,4 @@
-"""Where the run without Docker keeps its things: one folder, `.stack` in the checkout by default."""
+"""Where the run without Docker keeps its things: one folder, `.stack` in the checkout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class StackHome:
-    """The folders of one running stack; two homes are two stacks that know nothing of each other."""
+    """The folders of one stack; two homes are two stacks that know nothing of each other."""
 
     root: Path
 

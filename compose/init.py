@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from airflow.cli import cli_parser
-from celery_stack.queues import load_declarations
 
+from celery_stack.queues import load_declarations
 from compose.secret_files import read_secret
 
 
@@ -38,6 +38,4 @@ def _airflow(*arguments: str) -> None:
 
 if __name__ == "__main__":
     user, email, password_file = sys.argv[1:]
-    initialise(
-        admin_user=user, admin_email=email, password=read_secret(Path(password_file))
-    )
+    initialise(admin_user=user, admin_email=email, password=read_secret(Path(password_file)))

@@ -34,7 +34,7 @@ def environment(own: dict[str, str]) -> dict[str, str]:
 
 
 def die_with_parent(signal_name: str) -> None:
-    """Ask the kernel for the stop signal when the supervisor is killed (Linux; elsewhere nothing)."""
+    """Ask the kernel for the stop signal when the supervisor is killed; Linux only."""
     if sys.platform == "linux":
         number = signal.Signals[f"SIG{signal_name}"]
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from celery_stack.settings import SettingError
 from rich.console import Console
 
+from celery_stack.settings import SettingError
 from compose import launch
 from compose.client import DONE, AirflowClient, StackError
 from compose.follow import follow_run, metrics_table
@@ -25,11 +21,20 @@ from compose.secret_files import read_secret
 from compose.servers import ServerError
 from compose.status import print_status
 from compose.supervise import Supervisor
-from compose.up import StartError, bring_up
+from compose.up import StartError, bring_up, stop_at_once
+from ml.settings import MLSettingError
 
 TRAINING = "wdbc_training"
 RUN_DEADLINE_S = 1800
-EXPECTED_ERRORS = (SettingError, ServerError, NoFreePortError, StackError, StartError, TimeoutError)
+EXPECTED_ERRORS = (
+    SettingError,
+    MLSettingError,
+    ServerError,
+    NoFreePortError,
+    StackError,
+    StartError,
+    TimeoutError,
+)
 
 console = Console(highlight=False)
 
@@ -68,29 +73,28 @@ def _parse() -> argparse.Namespace:
 
 def up(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -> int:
     """Start the stack and leave it running."""
-    try:
-        bring_up(home, env, arguments.scale, console)
-    except BaseException:
-        _stop_at_once(home)
-        raise
+    bring_up(home, env, arguments.scale, console)
     ports = json.loads(home.ports_file.read_text())
     user = env.get("ADMIN_USER", "admin")
     console.print(f"\n  Airflow   http://127.0.0.1:{ports['api']}   user {user}")
     console.print(f"  Flower    http://127.0.0.1:{ports['flower']}   the same user")
-    console.print(f"  password  in {home.secrets / 'admin/password'}, or: make password", soft_wrap=True)
+    console.print(
+        f"  password  in {home.secrets / 'admin/password'}, or: make password", soft_wrap=True
+    )
     console.print("  make train · make status · make logs · make stop")
     return 0
 
 
 def demo(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -> int:
     """Start the stack, train a model, show what came of it, stop the stack."""
-    was_running = Supervisor(home).is_running()
+    supervisor = Supervisor(home)
+    if supervisor.is_running():
+        return train(home, env, arguments)
+    bring_up(home, env, arguments.scale, console, die_with_parent=True)
     try:
-        bring_up(home, env, arguments.scale, console, die_with_parent=True)
         return train(home, env, arguments)
     finally:
-        if not was_running:
-            _stop_at_once(home)
+        stop_at_once(supervisor, console)
 
 
 def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
@@ -109,7 +113,9 @@ def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespac
 
 def _connect(home: StackHome, env: Mapping[str, str]) -> AirflowClient:
     if not Supervisor(home).is_running():
-        raise StackError(f"Expected a running stack in {home.root}, found none. Start it: make local")
+        raise StackError(
+            f"Expected a running stack in {home.root}, found none. Start it: make local"
+        )
     ports = json.loads(home.ports_file.read_text())
     return AirflowClient(
         f"http://127.0.0.1:{ports['api']}",
@@ -122,7 +128,10 @@ def _show_model(client: AirflowClient, run_id: str) -> None:
     evaluation = client.result(TRAINING, run_id, "evaluate")
     model = client.result(TRAINING, run_id, "register")
     console.print(metrics_table(evaluation))
-    console.print(f"Model {model['version']} ({evaluation['candidate']}) is in {model['folder']}", soft_wrap=True)
+    console.print(
+        f"Model {model['version']} ({evaluation['candidate']}) is in {model['folder']}",
+        soft_wrap=True,
+    )
     by_worker: dict[str, list[str]] = {}
     for task in client.tasks(TRAINING, run_id):
         by_worker.setdefault(task.worker, []).append(task.label)
@@ -155,7 +164,11 @@ def logs(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namespace
 def stop(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
     """Let running tasks finish, then stop everything."""
     patience_s = float(env.get("WORKER_STOP_TIMEOUT_S", "60")) + 30
-    killed = Supervisor(home).stop(patience_s=patience_s)
+    supervisor = Supervisor(home)
+    if not supervisor.has_session():
+        console.print(f"nothing runs in {home.root}", soft_wrap=True)
+        return 0
+    killed = supervisor.stop(patience_s=patience_s)
     for name in killed:
         console.print(f"[yellow]killed after {patience_s:.0f} s:[/] {name}", soft_wrap=True)
     console.print("stopped")
@@ -173,17 +186,6 @@ def airflow(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namesp
     command = [sys.executable, "-m", "airflow", *arguments.words]
     launch.main(str(home.programs_file), "scheduler", *command)
     return 0
-
-
-def _stop_at_once(home: StackHome) -> None:
-    """Stop without waiting for tasks; a second Ctrl-C does not leave half of it running."""
-    if not Supervisor(home).has_session():
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with console.status("stopping"):
-        Supervisor(home).stop(patience_s=25)
-    console.print("stopped; nothing is left running")
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

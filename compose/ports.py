@@ -20,7 +20,7 @@ class NoFreePortError(RuntimeError):
 
 
 def choose_ports(wanted: Mapping[str, int], remembered: Path) -> dict[str, int]:
-    """Give a free loopback port for each name: last start's, else the wanted, else the next free."""
+    """Give each name a free loopback port: last start's, else the wanted, else the next free."""
     last: dict[str, int] = json.loads(remembered.read_text()) if remembered.exists() else {}
     chosen: dict[str, int] = {}
     for name, port in wanted.items():

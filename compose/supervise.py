@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from compose.home import StackHome
 from compose.programs import PROCESS_NAME, Program
 
 # Groups stop from the highest priority to the lowest, one after the other.
+ORPHAN_PATIENCE_S = 5
 PRIORITIES = {"servers": 100, "control": 200, "workers": 300}
 
 
@@ -126,7 +127,8 @@ class Supervisor:
     def start(self, *, die_with_parent: bool) -> None:
         """Start supervisord in a session of its own; none of its programs is started yet."""
         command = [sys.executable, "-m", "supervisor.supervisord", "-c"]
-        with (self.home.program_logs / "supervisord.out").open("w") as out:
+        log = self.home.program_logs / "supervisord.out"
+        with log.open("w") as out, _interrupts_held_back():
             process = subprocess.Popen(  # noqa: S603
                 [*command, str(self.home.supervisor_conf)],
                 stdin=subprocess.DEVNULL,
@@ -134,10 +136,10 @@ class Supervisor:
                 stderr=out,
                 start_new_session=True,
                 cwd=self.home.run,
-                preexec_fn=_die_with_parent if die_with_parent else None,  # noqa: PLW1509
+                preexec_fn=_die_with_parent if die_with_parent else None,
             )
-        record = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-        (self.home.run / "session.json").write_text(json.dumps(record))
+            record = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+            (self.home.run / "session.json").write_text(json.dumps(record))
         self._wait_for_answer(process)
 
     def _wait_for_answer(self, process: subprocess.Popen[bytes]) -> None:
@@ -187,10 +189,11 @@ class Supervisor:
             return False
 
     def stop(self, *, patience_s: float) -> list[str]:
-        """Stop everything; what is left of the session after `patience_s` is killed.
+        """Stop everything in order; kill what is left after `patience_s`.
 
         Returns:
-            Names of the processes that had to be killed.
+            The programs that had to be killed. Orphans of a program that was killed before are
+            ended too, and not counted.
         """
         record = self._session()
         if record is None:
@@ -198,16 +201,17 @@ class Supervisor:
         if self.is_running():
             os.kill(record["pid"], signal.SIGTERM)
         end = time.monotonic() + patience_s
-        while self._alive(record) and time.monotonic() < end:
+        while self.is_running() and time.monotonic() < end:
             time.sleep(0.05)
-        left = self._alive(record)
-        names = [_name(process) for process in left]
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=10)
+        slow = [_name(process) for process in self._alive(record)] if self.is_running() else []
+        for kill in (psutil.Process.terminate, psutil.Process.kill):
+            left = self._alive(record)
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    kill(process)
+            psutil.wait_procs(left, timeout=ORPHAN_PATIENCE_S)
         (self.home.run / "session.json").unlink(missing_ok=True)
-        return names
+        return slow
 
     def _alive(self, record: dict[str, Any]) -> list[psutil.Process]:
         """Give every live process of supervisord's session, whoever their parent is by now."""
@@ -236,3 +240,16 @@ def _name(process: psutil.Process) -> str:
 
 def _die_with_parent() -> None:
     launch.die_with_parent("TERM")
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keep a Ctrl-C from falling between a process's start and the record of it."""
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        raise KeyboardInterrupt

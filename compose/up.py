@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import signal
 import subprocess
 import sys
 import time
@@ -11,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
-from celery_stack.queues import Declarations, load_declarations
-from celery_stack.settings import SettingError, Settings
-from ml.settings import MLSettings
 from rich.console import Console
 
+from celery_stack.queues import Declarations, load_declarations
+from celery_stack.settings import SettingError, Settings
 from compose import launch, servers
 from compose.home import StackHome
 from compose.ports import choose_ports, one_start_at_a_time
@@ -23,9 +23,11 @@ from compose.programs import Plan, Program, airflow_environment, airflow_program
 from compose.programs import servers as server_programs
 from compose.secret_files import Addresses, derive_secrets, make_secrets
 from compose.supervise import Supervisor, write_configuration
+from ml.settings import MLSettings
 
 SERVER_DEADLINE_S = 60
 HEALTH_DEADLINE_S = 180
+STOP_PATIENCE_S = 25
 MAX_PROCESSES = 64
 
 
@@ -62,7 +64,7 @@ def bring_up(
             console.print("already running; to change its scale: make stop, then start again")
             return
         supervisor.stop(patience_s=10)  # what a killed supervisor left behind
-        with one_start_at_a_time():
+        with one_start_at_a_time(), _stopped_on_failure(supervisor, console):
             ports = choose_ports(_wanted_ports(settings), home.ports_file)
             plan = Plan(home, env, settings, declarations, ports, processes)
             _start_servers(plan, supervisor, console, die_with_parent=die_with_parent)
@@ -103,6 +105,25 @@ def _one_start_per_home(home: StackHome) -> Iterator[None]:
     with (home.run / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _stopped_on_failure(supervisor: Supervisor, console: Console) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        stop_at_once(supervisor, console)
+        raise
+
+
+def stop_at_once(supervisor: Supervisor, console: Console) -> None:
+    """Stop without waiting for tasks; a second Ctrl-C does not leave half of it running."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if supervisor.has_session():
+        with console.status("stopping"):
+            supervisor.stop(patience_s=STOP_PATIENCE_S)
+        console.print("stopped; nothing is left running")
 
 
 @contextlib.contextmanager
@@ -151,9 +172,14 @@ def _initialise(plan: Plan, console: Console) -> None:
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
+            preexec_fn=_die_with_this_process,
         )
         if done.returncode != 0:
             raise StartError(f"Preparing the database failed. End of {log}:\n{_tail(log)}")
+
+
+def _die_with_this_process() -> None:
+    launch.die_with_parent("KILL")
 
 
 def _start_airflow(plan: Plan, supervisor: Supervisor, console: Console) -> None:

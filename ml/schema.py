@@ -1,17 +1,21 @@
 """The layout of the table and its validation.
 
-A table has `observation_id` (int64, unique), 30 float64 features named as scikit-learn publishes them and
-`target` (int64; 0 malignant, 1 benign).
+A table has `observation_id` (int64, unique), 30 float64 features named as scikit-learn publishes
+them and `target` (int64; 0 malignant, 1 benign).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pandera.pandas as pa
 from pandas import DataFrame, Series, to_numeric
 from pandera.errors import SchemaErrors
+
+Check = Callable[["Series[Any]"], "Series[bool]"]
+"""Gives True for every row that is right."""
 
 MEASURES = (
     "radius",
@@ -45,14 +49,6 @@ MIN_ROWS_PER_CLASS = 25
 
 _ROWS_SHOWN = 5
 
-_IS_NUMBER = "is not a number"
-_IS_MISSING = "is missing"
-_IS_INFINITE = "is not finite"
-_IS_NEGATIVE = "is negative"
-_IS_NOT_WHOLE = "is not a whole number"
-_IS_REPEATED = "is not unique"
-_IS_NOT_LABEL = f"is neither {MALIGNANT} (malignant) nor {BENIGN} (benign)"
-
 
 class DatasetError(ValueError):
     """A data file or table cannot be used; the message lists every fault and says what to do."""
@@ -66,36 +62,125 @@ def validate_table(table: DataFrame, *, source: str = "table") -> DataFrame:
         source: file name for the error message.
 
     Raises:
-        DatasetError: lists every fault at once: column, number of rows, first row numbers (the first data
-            row is 1), examples; also missing and unexpected columns, missing classes and too few rows.
+        DatasetError: lists every fault at once: column, number of rows, first row numbers (the
+            first data
+            row is 1), examples; also missing and unexpected columns, missing classes and too few
+            rows.
     """
     table = table.reset_index(drop=True)
     try:
         table_schema().validate(table, lazy=True)
     except SchemaErrors as error:
-        raise DatasetError(_message(source, _describe_faults(error.failure_cases))) from None
-    types = {ID: "int64", **dict.fromkeys(FEATURES, "float64"), TARGET: "int64"}
-    canonical = DataFrame({name: to_numeric(table[name]).astype(types[name]) for name in COLUMNS})
-    return canonical.sort_values(ID, ignore_index=True)
+        raise DatasetError(_message(source, error.failure_cases)) from None
+    types = {ID: np.int64, **dict.fromkeys(FEATURES, np.float64), TARGET: np.int64}
+    numeric = {name: to_numeric(table[name]).to_numpy(dtype=types[name]) for name in COLUMNS}
+    return DataFrame(numeric).sort_values(ID, ignore_index=True)
 
 
 def table_schema() -> pa.DataFrameSchema:
-    """Build the schema; each check's error text completes the sentence `column X: ... <text>`."""
-    whole = [_check(_whole, _IS_NOT_WHOLE)]
+    """Build the schema; a check's error text completes `column 'x': ... in 3 rows`."""
+    number = [_check(_is_number, "text instead of a number"), _check(_is_finite, "infinite values")]
+    positive = [*number, _check(_is_not_negative, "negative values")]
+    identifier = [
+        *number,
+        _check(_is_whole, "no whole number below 2^53"),
+        _check(_is_unique, "the value of an earlier row"),
+    ]
+    label = [*number, _check(_is_label, "neither 0 (malignant) nor 1 (benign)")]
     return pa.DataFrameSchema(
         {
-            ID: pa.Column(nullable=True, checks=[*_number_checks(), *whole, _unique_check()]),
-            **{name: pa.Column(nullable=True, checks=_feature_checks()) for name in FEATURES},
-            TARGET: pa.Column(nullable=True, checks=[*_number_checks(), _label_check()]),
+            ID: pa.Column(checks=identifier),
+            **{name: pa.Column(checks=positive) for name in FEATURES},
+            TARGET: pa.Column(checks=label),
         },
-        checks=[
-            pa.Check(_has_enough_rows, error=f"fewer than {MIN_ROWS} rows"),
-            pa.Check(_has_both_classes, error=f"fewer than {MIN_ROWS_PER_CLASS} rows in a class"),
+        checks=[pa.Check(_has_enough_rows, error=f"fewer than {MIN_ROWS} rows")]
+        + [
+            pa.Check(_has_class(value), error=f"fewer than {MIN_ROWS_PER_CLASS} {name} rows")
+            for name, value in (("malignant", MALIGNANT), ("benign", BENIGN))
         ],
         strict=True,
-        unique_column_names=True,
     )
 
 
-def _check(fails: object, error: str) -> pa.Check:
-    raise NotImplementedError
+def _check(is_right: Check, fault: str) -> pa.Check:
+    return pa.Check(is_right, error=fault)
+
+
+def _numbers(column: Series[Any]) -> Series[float]:
+    return to_numeric(column, errors="coerce").astype("float64")
+
+
+def _is_value(numbers: Series[float]) -> Series[bool]:
+    """Tell finite numbers from text, gaps and infinities, which have checks of their own."""
+    return numbers.notna() & ~numbers.isin([np.inf, -np.inf])
+
+
+def _is_number(column: Series[Any]) -> Series[bool]:
+    return _numbers(column).notna() | column.isna()
+
+
+def _is_finite(column: Series[Any]) -> Series[bool]:
+    return ~_numbers(column).isin([np.inf, -np.inf])
+
+
+def _is_not_negative(column: Series[Any]) -> Series[bool]:
+    return ~_numbers(column).between(-np.inf, 0, inclusive="neither")
+
+
+def _is_whole(column: Series[Any]) -> Series[bool]:
+    numbers = _numbers(column)
+    return ((numbers % 1 == 0) & (numbers.abs() < 2**53)) | ~_is_value(numbers)
+
+
+def _is_unique(column: Series[Any]) -> Series[bool]:
+    return ~_numbers(column).dropna().duplicated().reindex(column.index, fill_value=False)
+
+
+def _is_label(column: Series[Any]) -> Series[bool]:
+    numbers = _numbers(column)
+    return numbers.isin([MALIGNANT, BENIGN]) | ~_is_value(numbers)
+
+
+def _has_enough_rows(table: DataFrame) -> bool:
+    return len(table) >= MIN_ROWS
+
+
+def _has_class(value: int) -> Callable[[DataFrame], bool]:
+    def has_class(table: DataFrame) -> bool:
+        # A table without the column is told so by the schema; the count would only repeat it.
+        return TARGET not in table or sum(_numbers(table[TARGET]) == value) >= MIN_ROWS_PER_CLASS
+
+    return has_class
+
+
+def _message(source: str, failures: DataFrame) -> str:
+    faults = "\n".join(f"- {fault}" for fault in _describe_faults(failures))
+    return (
+        f"{source} must be a table of {ID}, {len(FEATURES)} features and {TARGET}; found:\n"
+        f"{faults}\n"
+        "Correct the file and put it into the landing folder again."
+    )
+
+
+def _describe_faults(failures: DataFrame) -> Iterator[str]:
+    """Say each fault once, missing and unexpected columns first."""
+    whole_table = failures["column"].isna()
+    for check, cases in failures[whole_table].groupby("check", sort=False)["failure_case"]:
+        names = ", ".join(repr(name) for name in cases)
+        yield {
+            "column_in_dataframe": f"missing columns: {names}",
+            "column_in_schema": f"unexpected columns: {names}",
+        }.get(str(check), str(check))
+    for key, group in failures[~whole_table].groupby(["column", "check"], sort=False):
+        column, check = map(str, key)
+        yield f"column {column!r}: {_describe_cases(check, group)}"
+
+
+def _describe_cases(check: str, cases: DataFrame) -> str:
+    rows = [int(row) + 1 for row in cases["index"]]
+    shown = ", ".join(map(str, rows[:_ROWS_SHOWN])) + (", ..." if len(rows) > _ROWS_SHOWN else "")
+    count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+    if check == "not_nullable":
+        return f"empty cells in {count} (row {shown})"
+    examples = ", ".join(repr(value) for value in cases["failure_case"].unique()[:3].tolist())
+    return f"{check} in {count} (row {shown}; e.g. {examples})"

@@ -1,6 +1,7 @@
 """The pipeline's environment variables: names, meaning, unit, default and bounds.
 
-Light on purpose: DAG files may import it at the top, so it loads pydantic and nothing of the numeric stack.
+Light on purpose: DAG files may import it at the top, so it loads pydantic and nothing of the
+numeric stack.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class MLSettingError(ValueError):
 
 
 class MLSettings(BaseModel):
-    """Every variable of the pipeline; a field's name is the variable's, its default is used when unset."""
+    """Every variable of the pipeline; a field's name is the variable's name."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +41,10 @@ class MLSettings(BaseModel):
         0.2, gt=0, lt=1, description="Share of the rows held out for the final test, 0 < x < 1."
     )
     ML_SEED: int = Field(
-        42, ge=0, le=2**32 - 1, description="Seed of the split, the folds, the models and the bootstrap."
+        42,
+        ge=0,
+        le=2**32 - 1,
+        description="Seed of the split, the folds, the models and the bootstrap.",
     )
     ML_CV_FOLDS: int = Field(
         5, ge=2, le=20, description="Folds of the stratified cross-validation, per repeat."
@@ -56,11 +60,13 @@ class MLSettings(BaseModel):
     )
     ML_CANDIDATES: tuple[str, ...] = Field(
         CANDIDATE_NAMES,
-        description=f"Models to train and compare: comma-separated, out of {', '.join(CANDIDATE_NAMES)}.",
+        description="Models to train and compare, comma-separated, out of "
+        f"{', '.join(CANDIDATE_NAMES)}.",
     )
     ARTIFACTS_URL: str = Field(
         min_length=1,
-        description="Folder or object-store URL that keeps data snapshots, candidates and registered models.",
+        description="Folder or object-store URL that keeps data snapshots, candidates and "
+        "registered models.",
     )
     LANDING_DIR: Path = Field(description="Folder in which new data files (.csv, .data) arrive.")
     CPU_TRAIN_THREADS: int = Field(

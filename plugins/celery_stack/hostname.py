@@ -8,8 +8,9 @@ from airflow.utils.net import getfqdn
 
 
 def worker_name() -> str:
-    """Give `WORKER_NAME`, so that workers of one host can be told apart; else the host's full name.
+    """Give `WORKER_NAME`, so that workers of one host can be told apart.
 
-    Airflow calls it as `[core] hostname_callable`; unset or empty, it answers as stock Airflow does.
+    Unset or empty, it is the host's full name, as in stock Airflow. Airflow calls it as
+    `[core] hostname_callable`.
     """
     return os.environ.get("WORKER_NAME") or str(getfqdn())

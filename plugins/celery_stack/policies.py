@@ -1,8 +1,9 @@
 """Cluster policies: what Airflow checks and fills in whenever it parses a DAG file.
 
-Refused is what could only wait for ever, run without bound or leave nobody to ask; every mistake of
-a DAG is reported at once, one line each. Filled in are the backoff of retries and its cap, where the
-author named none. `python -m celery_stack.check_dags FOLDER` runs the same checks without a stack.
+Refused is what could only wait for ever, run without bound or leave nobody to ask; every mistake
+of a DAG is reported at once, one line each. Filled in are the backoff of retries and its cap, where
+the author named none. `python -m celery_stack.check_dags FOLDER` runs the same checks without a
+stack.
 
 Policies run in workers too, so they see files and environment only. `POLICY_EXEMPT_PATHS` names the
 DAG files they leave alone.
@@ -20,8 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from airflow.exceptions import AirflowClusterPolicyViolation
-from airflow.policies import hookimpl
+import pluggy
 
 from celery_stack.queues import Declarations, Pool, Queue, load_declarations
 from celery_stack.settings import Settings
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     # Both answer to the same names; a mapped task does so with what its instances have in common.
     Task: TypeAlias = BaseOperator | MappedOperator
 
+# Airflow's own hookimpl, made here: Airflow imports this module while it is being imported itself.
+# Were this module the one to import it first, Airflow would find the policies half loaded and take
+# none of them, without a word; see test_policies_are_registered_whoever_is_imported_first.
+hookimpl = pluggy.HookimplMarker("airflow.policy")
+
+# The settings that policies read: no other variable of the process may stop a DAG.
+SETTINGS = ("POLICY_EXEMPT_PATHS", "RETRY_BACKOFF", "MAX_RETRY_DELAY_S")
 STOCK_OWNER = "airflow"
 NAMES_RETRIES = re.compile(r"\bretr(y|ies|ied|ying)\b", re.IGNORECASE)
 
@@ -54,7 +61,7 @@ def read_rules() -> Rules:
     Raises:
         SettingError: a variable or the queues file is wrong; Airflow shows it as each DAG's error.
     """
-    settings = Settings.from_env(os.environ)
+    settings = Settings.from_env({k: os.environ[k] for k in SETTINGS if k in os.environ})
     paths = (path.strip() for path in settings.POLICY_EXEMPT_PATHS.split(","))
     return Rules(
         declarations=load_declarations(os.environ),
@@ -73,10 +80,10 @@ def dag_policy(dag: DAG) -> None:
     Raises:
         AirflowClusterPolicyViolation: one line per violation.
     """
+    from airflow.exceptions import AirflowClusterPolicyViolation  # not above, see hookimpl
+
     rules = read_rules()
-    if is_exempt(dag, rules):
-        return
-    violations = find_violations(dag, rules)
+    violations = [] if is_exempt(dag, rules) else find_violations(dag, rules)
     if violations:
         raise AirflowClusterPolicyViolation("\n".join(violations))
 
@@ -92,7 +99,8 @@ def task_policy(task: Task) -> None:
         task.retry_exponential_backoff = rules.retry_backoff
     if task.max_retry_delay is None:
         # An author's longer delay stays whole.
-        task.max_retry_delay = max(rules.max_retry_delay, task.retry_delay)
+        delay = task.retry_delay or rules.max_retry_delay
+        task.max_retry_delay = max(rules.max_retry_delay, delay)
 
 
 def is_exempt(dag: DAG, rules: Rules) -> bool:
@@ -144,7 +152,7 @@ def _task_problems(task: Task, declared: Declarations) -> Iterator[str]:
 
 
 def _reaches_a_worker(task: Task) -> bool:
-    """Say whether the scheduler hands the task to a worker; it marks a bare EmptyOperator done itself.
+    """Say whether the scheduler hands the task to a worker; a bare EmptyOperator it marks as done.
 
     Source: airflow.models.taskinstance.TaskInstance.is_task_schedulable.
     """
@@ -225,11 +233,17 @@ def _retry_problems(task: Task, declared: Declarations) -> Iterator[str]:
 
     The stack's default is above 0 (`TASK_RETRIES`), so that 0 is always an author's choice.
     """
-    if not task.retries and not NAMES_RETRIES.search(task.doc_md or ""):
+    if not task.retries and not NAMES_RETRIES.search(_doc_of(task)):
         yield (
             "retries is 0 without a reason. Leave retries out, or say in the task's doc_md "
             "why it must not be retried."
         )
+
+
+def _doc_of(task: Task) -> str:
+    """Give doc_md, else the function's docstring, which Airflow forgets when a task is mapped."""
+    function = getattr(task, "python_callable", None)
+    return task.doc_md or (function and function.__doc__) or ""
 
 
 TASK_CHECKS: tuple[Callable[[Task, Declarations], Iterator[str]], ...] = (

@@ -1,10 +1,10 @@
-"""The stack's queues, pools and worker pools: declared in `queues.toml`, overridden by the environment.
+"""The stack's queues, pools and worker pools, declared in `queues.toml`; the environment overrides.
 
-Three rules give every override its name:
+One rule gives an override its name, what is declared and which value of it:
 
-- `<POOL>_SLOTS`: pool `pg_io` is `PG_IO_SLOTS`;
-- `<WORKER>_CONCURRENCY` and `<WORKER>_QUEUES`: worker pool `worker` is `WORKER_…`, `worker-cpu-train`
-  is `CPU_TRAIN_…`.
+- `<POOL>_SLOTS`: for pool `pg_io` it is `PG_IO_SLOTS`;
+- `<WORKER>_CONCURRENCY` and `<WORKER>_QUEUES`: for worker pool `worker` they start with `WORKER`,
+  for `worker-cpu-train` with `CPU_TRAIN`.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Worker:
 
     @property
     def prefix(self) -> str:
-        """What its variables start with: `WORKER` for `worker`, `CPU_TRAIN` for `worker-cpu-train`."""
-        return (self.name.removeprefix("worker-")).upper().replace("-", "_")
+        """What its variables start with: `CPU_TRAIN` for `worker-cpu-train`."""
+        return self.name.removeprefix("worker-").upper().replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ def load_declarations(env: Mapping[str, str]) -> Declarations:
     document = _validate(path, _read_toml(path))
     _check_references(path, document)
     _check_concurrency(path, document)
-    workers = {worker.name: _override_worker(worker, document, env) for worker in _workers(document)}
+    workers = {
+        worker.name: _override_worker(worker, document, env) for worker in _workers(document)
+    }
     _check_consumed(path, document, workers)
     return Declarations(
         queues={name: _queue(name, entry) for name, entry in document.queues.items()},
@@ -148,7 +150,7 @@ class _Document(BaseModel):
 
 
 def _declaration_path(env: Mapping[str, str]) -> Path:
-    """Give `QUEUES_FILE`, where a relative path starts at the checkout, else the package's own file."""
+    """Give `QUEUES_FILE`, a relative path starting at the checkout; else the package's own file."""
     named = env.get("QUEUES_FILE")
     return CHECKOUT / named if named else DECLARATION_FILE
 
@@ -184,7 +186,7 @@ def _check_references(path: Path, document: _Document) -> None:
     for kind, name in (("queues", DEFAULT_QUEUE), ("pools", DEFAULT_POOL)):
         if name not in getattr(document, kind):
             raise SettingError(
-                f"{path}, {kind}: '{name}' must be declared, Airflow uses it by default. Add it there."
+                f"{path}, {kind}: {name!r} must be declared, it is Airflow's default. Add it there."
             )
 
 
@@ -243,7 +245,7 @@ def _read_number(env: Mapping[str, str], name: str, default: int, largest: int) 
     text = env.get(name)
     if not text:
         return default
-    # isdecimal alone would let through digits of other scripts, and int() signs, spaces and underscores
+    # int() alone would let through signs, spaces, underscores and the digits of other scripts
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= largest):
         raise setting_error(name, f"a whole number from 1 to {largest}", text)
     return int(text)

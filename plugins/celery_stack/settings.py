@@ -8,8 +8,11 @@ Both ways of running read the environment through `Settings.from_env`; `.env.exa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Self
 
+from dotenv import dotenv_values
+from dotenv.variables import parse_variables
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -24,7 +27,7 @@ def setting_error(name: str, expected: str, found: object) -> SettingError:
 
 
 class Settings(BaseModel):
-    """Every variable of the stack itself; a field's name is the variable's, its default is used when unset."""
+    """Every variable of the stack itself: a field is named as the variable, and holds its default."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -107,6 +110,9 @@ class Settings(BaseModel):
     )
 
     # DAGs and data.
+    DAGS_FOLDER: str = Field(
+        "", description="Folder of DAG files for the run without Docker; unset: dags."
+    )
     DAG_REFRESH_S: int = Field(
         30, ge=1, le=3600, description="Seconds between two looks for new and changed DAG files."
     )
@@ -140,6 +146,20 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise _as_setting_error(error.errors()[0]) from None
+
+
+def read_shared_settings(file: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Read `compose/airflow.env`, taking each `${NAME:-default}` from `env` as Compose does.
+
+    Args:
+        env: variables that are set; none of them empty.
+    """
+    settings = dotenv_values(file, interpolate=False)
+    return {
+        name: "".join(atom.resolve(env) for atom in parse_variables(value))
+        for name, value in settings.items()
+        if value
+    }
 
 
 def _as_setting_error(detail: ErrorDetails) -> SettingError:

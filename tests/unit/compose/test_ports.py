@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from compose.ports import HIGHEST, NoFreePortError, choose_ports
 
 

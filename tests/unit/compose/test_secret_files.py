@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from compose.secret_files import Addresses, derive_secrets, make_secrets, read_secret
 
 ADDRESSES = Addresses("127.0.0.1", 15432, "127.0.0.1", 16379)

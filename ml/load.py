@@ -1,0 +1,235 @@
+"""Data in: the reference table, reading files, and the last good data in the artifact store.
+
+Source: WDBC (Wolberg, Mangasarian, Street, Street, 1993), via sklearn.datasets.load_breast_cancer;
+the raw form is the UCI repository's `wdbc.data`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from pandas import DataFrame, read_csv, read_parquet
+from sklearn.datasets import load_breast_cancer
+from upath import UPath
+
+from ml.artifacts import ArtifactError, write_whole
+from ml.schema import BENIGN, COLUMNS, FEATURES, ID, MALIGNANT, TARGET, DatasetError, validate_table
+
+REFERENCE_FILE = "wdbc.csv"
+DATA_SUFFIXES = (".csv", ".data")
+
+_DIAGNOSIS = "diagnosis"
+_UCI_COLUMNS = (ID, _DIAGNOSIS, *FEATURES)
+_LABELS = {"M": MALIGNANT, "B": BENIGN}
+
+
+@dataclass(frozen=True)
+class AcceptedDataset:
+    """Validated data, its content hash, and the name of the file that it came from."""
+
+    table: DataFrame
+    sha256: str
+    source: str
+
+
+def reference_table() -> DataFrame:
+    """Give scikit-learn's WDBC as a (569, 32) table; `observation_id` counts from 0."""
+    data = load_breast_cancer()
+    table = DataFrame(data.data, columns=list(FEATURES))
+    table.insert(0, ID, np.arange(len(table), dtype="int64"))
+    table[TARGET] = data.target.astype("int64")
+    return table
+
+
+def export_reference(landing: Path) -> Path:
+    """Give the landing folder's newest data file (.csv, .data); an empty folder first gets WDBC.
+
+    The path's name is `wdbc.csv` for the reference; files that begin with a dot are left alone.
+    """
+    landing.mkdir(parents=True, exist_ok=True)
+    files = [
+        file
+        for file in landing.iterdir()
+        if file.suffix in DATA_SUFFIXES and file.is_file() and not file.name.startswith(".")
+    ]
+    if files:
+        return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    path = landing / REFERENCE_FILE
+    write_whole(UPath(path), reference_table().to_csv(index=False).encode())
+    return path
+
+
+def read_table(path: Path) -> DataFrame:
+    """Read a data file into the columns it has, floats exact; `validate_table` judges them.
+
+    Two forms are known: a CSV whose header holds the published names (`observation_id` optional,
+    then counted from 0), and the raw UCI form without a header (id, M or B, 30 numbers).
+
+    Raises:
+        DatasetError: the file is missing, empty, binary, not UTF-8, ragged, or of neither form.
+    """
+    text = _read_text(path)
+    first = _check_shape(path.name, text)
+    if set(first) & set(COLUMNS):
+        return _read_published(text)
+    if len(first) == len(_UCI_COLUMNS) and first[1] in _LABELS:
+        return _read_uci(text)
+    raise DatasetError(
+        f"{path.name} must begin with a header of the published column names, or hold "
+        f"{len(_UCI_COLUMNS)} fields per line with M or B in the second; found {len(first)} "
+        f"fields beginning {first[:3]}. Add the header or use the raw UCI form."
+    )
+
+
+def dataset_sha256(table: DataFrame) -> str:
+    """Give the SHA-256 of a validated table's names and values, whatever the file's formatting."""
+    table = table.sort_values(ID)
+    digest = sha256(json.dumps(COLUMNS).encode())
+    for name in COLUMNS:
+        kind = "<f8" if name in FEATURES else "<i8"
+        digest.update((table[name].to_numpy(dtype=kind) + 0).tobytes())  # + 0 turns -0.0 into 0.0
+    return digest.hexdigest()
+
+
+def accept_dataset(path: Path, store: UPath) -> AcceptedDataset:
+    """Read, validate and keep a file as `datasets/<sha256>.parquet`; make it the current data.
+
+    The pointer `datasets/current.json` is written last, so a bad file leaves the last good data in
+    place.
+
+    Raises:
+        DatasetError: the file cannot be used; lists every fault.
+    """
+    table = validate_table(read_table(path), source=path.name)
+    digest = dataset_sha256(table)
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    snapshot = _snapshot(store, digest)
+    if not _is_intact(snapshot, digest):
+        write_whole(snapshot, buffer.getvalue())
+    pointer = {"sha256": digest, "rows": len(table), "source": path.name}
+    write_whole(_pointer(store), json.dumps(pointer, indent=2).encode())
+    return AcceptedDataset(table=table, sha256=digest, source=path.name)
+
+
+def read_current(store: UPath) -> AcceptedDataset:
+    """Load the last good data, checked against its SHA-256.
+
+    Raises:
+        ArtifactError: no data was accepted yet, or pointer or snapshot is damaged.
+    """
+    try:
+        pointer = json.loads(_pointer(store).read_bytes())
+        digest, source = str(pointer["sha256"]), str(pointer["source"])
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{_pointer(store)} must exist, found no file. Run the load task first."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{_pointer(store)} must hold sha256, rows and source, found {error!r}. "
+            "Run the load task again."
+        ) from None
+    snapshot = _snapshot(store, digest)
+    if not _is_intact(snapshot, digest):
+        raise ArtifactError(
+            f"{snapshot} must hold the table with SHA-256 {digest}, found none or another. "
+            "Run the load task again."
+        )
+    return AcceptedDataset(table=_read_snapshot(snapshot), sha256=digest, source=source)
+
+
+def _snapshot(store: UPath, digest: str) -> UPath:
+    return store / "datasets" / f"{digest}.parquet"
+
+
+def _pointer(store: UPath) -> UPath:
+    return store / "datasets" / "current.json"
+
+
+def _read_snapshot(snapshot: UPath) -> DataFrame:
+    return read_parquet(io.BytesIO(snapshot.read_bytes()))
+
+
+def _is_intact(snapshot: UPath, digest: str) -> bool:
+    try:
+        return dataset_sha256(_read_snapshot(snapshot)) == digest
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+    ):  # absent; no parquet (pyarrow's errors are these); other columns
+        return False
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path.name} must exist in {path.parent}, found no file. Add it."
+        ) from None
+    if b"\0" in data:
+        raise DatasetError(f"{path.name} must be a text file, found binary data. Export it as CSV.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path.name} must be UTF-8, found byte 0x{data[error.start]:02x} at offset "
+            f"{error.start}. Export it as UTF-8 CSV."
+        ) from None
+    if not text.strip():
+        raise DatasetError(f"{path.name} must hold rows, found an empty file. Export it again.")
+    return text
+
+
+def _check_shape(name: str, text: str) -> list[str]:
+    """Give the first line's fields; every line must have as many (pandas fills short ones)."""
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
+    first: list[str] = []
+    try:
+        for row in reader:
+            first = first or [field.strip() for field in row]
+            if row and len(row) != len(first):
+                raise DatasetError(
+                    f"{name} must have {len(first)} fields on every line, found {len(row)} on line "
+                    f"{reader.line_num}. Correct that line."
+                )
+    except csv.Error as error:
+        raise DatasetError(
+            f"{name} must be comma-separated text, found {error} on line {reader.line_num}. "
+            "Export it as CSV."
+        ) from None
+    return first
+
+
+def _read_published(text: str) -> DataFrame:
+    table = _read_exactly(text)
+    table.columns = table.columns.str.strip()
+    if ID not in table:
+        table.insert(0, ID, np.arange(len(table), dtype="int64"))
+    return table
+
+
+def _read_uci(text: str) -> DataFrame:
+    table = _read_exactly(text, names=list(_UCI_COLUMNS))
+    # An unknown letter stays as it is: the validation then shows it with its row.
+    target = [_LABELS.get(letter, letter) for letter in table.pop(_DIAGNOSIS)]
+    return table.assign(**{TARGET: target})
+
+
+def _read_exactly(text: str, names: list[str] | None = None) -> DataFrame:
+    # The default float precision is exact: tests/unit/ml/test_load.py reads 17 digits back.
+    return read_csv(
+        io.StringIO(text),
+        header=0 if names is None else None,
+        names=names,
+        index_col=False,
+        skipinitialspace=True,
+    )

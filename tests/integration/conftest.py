@@ -1,0 +1,98 @@
+"""A stack of the tests' own: folder, ports and DAGs apart from one that runs already."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from compose.client import AirflowClient, TaskState
+from compose.home import REPO, StackHome
+from compose.secret_files import read_secret
+from compose.status import consumed_queues
+from compose.supervise import Supervisor
+from tests.waiting import wait_for
+
+RUN_DEADLINE_S = 240
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """A stack that is up, and what the tests ask of it."""
+
+    home: StackHome
+    env: dict[str, str]
+    client: AirflowClient
+
+    def run(self, dag_id: str) -> str:
+        """Trigger `dag_id` and wait until the run ended; give its id."""
+        self.client.wait_for_dag(dag_id, deadline_s=90)
+        run_id = self.client.trigger(dag_id)
+        wait_for(
+            lambda: self.client.run_state(dag_id, run_id),
+            lambda state: state in ("success", "failed"),
+            deadline_s=RUN_DEADLINE_S,
+        )
+        return run_id
+
+    def tasks(self, dag_id: str, run_id: str) -> dict[str, TaskState]:
+        return {task.label: task for task in self.client.tasks(dag_id, run_id)}
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return stack_command(self.env, *words)
+
+
+def stack_command(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m compose.local …` for the stack that `env` describes."""
+    return subprocess.run(
+        [sys.executable, "-m", "compose.local", *words],
+        env=env,
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def stack_environment(home: Path, **settings: str) -> dict[str, str]:
+    """Give the environment for a stack in `home` whose ports start away from the usual ones."""
+    ports = {"API_PORT": "18080", "FLOWER_PORT": "15555", "POSTGRES_PORT": "25432"}
+    ports |= {"REDIS_PORT": "26379", "SUPERVISOR_PORT": "29001"}
+    return os.environ | ports | {"STACK_HOME": str(home), "DAG_REFRESH_S": "2"} | settings
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[RunningStack]:
+    """Start the whole topology with two workers, and stop it at the end."""
+    folder = REPO / ".stack-test"
+    home = StackHome(folder)
+    Supervisor(home).stop(patience_s=10)
+    shutil.rmtree(folder, ignore_errors=True)
+    dags = folder / "dags"
+    shutil.copytree(REPO / "dags", dags)
+    shutil.copytree(REPO / "tests/integration/dags", dags, dirs_exist_ok=True)
+    env = stack_environment(folder, DAGS_FOLDER=str(dags))
+    started = stack_command(env, "up", "--scale", "worker=2")
+    try:
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield _connect(home, env)
+    finally:
+        stack_command(env | {"WORKER_STOP_TIMEOUT_S": "5"}, "stop")
+
+
+def _connect(home: StackHome, env: dict[str, str]) -> RunningStack:
+    url = started_url(home)
+    client = AirflowClient(url, user="admin", password=read_secret(home.secrets / "admin/password"))
+    wait_for(lambda: consumed_queues(home), lambda queues: len(queues) == 3, deadline_s=60)
+    return RunningStack(home, env, client)
+
+
+def started_url(home: StackHome) -> str:
+    return f"http://127.0.0.1:{json.loads(home.ports_file.read_text())['api']}"

@@ -1,0 +1,17 @@
+"""### Refused by the policies: nobody serves its queue"""
+
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+
+
+@dag(schedule=None, default_args={"owner": "tests"}, doc_md=__doc__)
+def wrong_queue():
+    @task(queue="gpu", execution_timeout=timedelta(minutes=1))
+    def compute():
+        pass
+
+    compute()
+
+
+wrong_queue()

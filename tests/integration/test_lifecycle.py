@@ -1,0 +1,99 @@
+"""However a stack ends, nothing is left running; however it ended, the next start works.
+
+These stacks run beside the one of the other tests: two stacks on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from compose.home import REPO, StackHome
+from compose.supervise import Supervisor
+from tests.integration.conftest import RunningStack, stack_command, stack_environment
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def second_home(stack: RunningStack) -> Iterator[StackHome]:
+    """Give an empty home for a stack beside the running one, and clear it away."""
+    home = StackHome(REPO / ".stack-test" / "second home")  # a path with a space
+    yield home
+    Supervisor(home).stop(patience_s=10)
+    shutil.rmtree(home.root, ignore_errors=True)
+
+
+@pytest.mark.parametrize("moment", ["✓ Redis", "✓ Airflow"])
+def test_interrupted_demo_leaves_no_process(second_home: StackHome, moment: str):
+    """Ctrl-C while it starts, or while it trains: exit code 130 and nothing of it is alive."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "compose.local", "demo"],
+        env=stack_environment(second_home.root),
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith(moment):
+            break
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert living(second_home) == []
+
+
+def test_killed_supervisor_takes_its_programs_along_and_the_next_start_works(
+    stack: RunningStack, second_home: StackHome
+):
+    """After a kill -9 of the supervisor `up` starts again, and `stop` ends all of it."""
+    env = stack_environment(second_home.root)
+    first = stack_command(env, "up")
+    assert first.returncode == 0, first.stdout
+    assert not set(ports(second_home)) & set(ports(stack.home)), "two stacks share a port"
+    supervisor = json.loads((second_home.run / "session.json").read_text())["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    second = stack_command(env, "up")
+    assert second.returncode == 0, second.stdout
+    stopped = stack_command(env, "stop")
+    assert stopped.returncode == 0, stopped.stdout
+    assert living(second_home) == []
+
+
+def test_wrong_setting_is_one_line_and_starts_nothing(second_home: StackHome):
+    """A wrong value names variable, value and expectation."""
+    env = stack_environment(second_home.root, WORKER_CONCURRENCY="abc")
+    refused = stack_command(env, "up")
+    assert refused.returncode == 1
+    assert refused.stdout.splitlines() == [
+        "error: WORKER_CONCURRENCY must be a whole number from 1 to 256, got 'abc'. Set it in .env."
+    ]
+    assert not second_home.root.exists()
+
+
+def ports(home: StackHome) -> list[int]:
+    record = json.loads(home.ports_file.read_text())
+    return [port for name, port in record.items() if not name.endswith("_wanted")]
+
+
+def living(home: StackHome) -> list[str]:
+    """Name every process that works in `home`, by its command line or its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            told = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        own = process.pid == os.getpid()
+        if not own and any(str(home.root) in text for text in told):
+            found.append(" ".join(process.cmdline()))
+    return found

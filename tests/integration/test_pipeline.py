@@ -1,0 +1,117 @@
+"""The training pipeline through the real scheduler, Redis, Celery workers and Postgres."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ml.evaluate import missed_bars
+from tests.integration.conftest import RunningStack
+
+pytestmark = pytest.mark.integration
+DAG = "wdbc_training"
+
+
+@pytest.fixture(scope="module")
+def run_id(stack: RunningStack) -> str:
+    """Train once for this module."""
+    run_id = stack.run(DAG)
+    failed = [task for task in stack.client.tasks(DAG, run_id) if task.state != "success"]
+    assert not failed, stack.client.log_tail(DAG, run_id, failed[0])
+    return run_id
+
+
+def test_training_ran_on_cpu_train_and_nothing_else_did(stack: RunningStack, run_id: str):
+    """Each task ran on a worker of the queue that its DAG names."""
+    for label, task in stack.tasks(DAG, run_id).items():
+        trains = label.startswith("train")
+        assert task.queue == ("cpu_train" if trains else "default"), label
+        assert task.worker.startswith("worker-cpu-train-") == trains, (label, task.worker)
+
+
+def test_every_candidate_was_a_task_of_its_own(stack: RunningStack, run_id: str):
+    """Four mapped tasks, one per candidate."""
+    assert sum(label.startswith("train[") for label in stack.tasks(DAG, run_id)) == 4
+
+
+def test_registered_model_clears_the_bar(stack: RunningStack, run_id: str):
+    """Held-out accuracy, precision, recall and F1 reach what the project promises."""
+    evaluation = stack.client.result(DAG, run_id, "evaluate")
+    assert missed_bars(evaluation["metrics"]) == []
+
+
+def test_registered_model_can_be_loaded_and_predicts(stack: RunningStack, run_id: str):
+    """What the registry hands out passes its checksum and works on the published table."""
+    from upath import UPath
+
+    from ml.load import reference_table
+    from ml.preprocess import features_and_labels
+    from ml.registry import Registry
+
+    registered = stack.client.result(DAG, run_id, "register")
+    model = Registry(UPath(stack.home.artifacts)).load_model(registered["version"])
+    features, labels = features_and_labels(reference_table())
+    assert (model.predict(features) == labels).mean() > 0.95
+
+
+def test_second_run_gives_the_same_model_and_leaves_the_first_untouched(
+    stack: RunningStack, run_id: str
+):
+    """Same data, same seed: a new version of the same model; the old folder keeps every byte."""
+    first = stack.client.result(DAG, run_id, "register")
+    folder = stack.home.artifacts / "models" / first["version"]
+    before = _checksums(folder)
+    second = stack.client.result(DAG, stack.run(DAG), "register")
+    assert second["model_sha256"] == first["model_sha256"]
+    assert second["version"] != first["version"]
+    assert _checksums(folder) == before
+
+
+def test_bad_table_is_refused_with_its_faults_and_the_last_good_data_stays(
+    stack: RunningStack, run_id: str
+):
+    """A wrong cell fails `load` at once, names column and row, and registers nothing."""
+    current = stack.home.artifacts / "datasets/current.json"
+    good, versions = current.read_text(), sorted(_versions(stack))
+    table = stack.home.landing / "wdbc.csv"
+    kept = table.with_suffix(".kept")
+    shutil.copy(table, kept)
+    try:
+        _spoil(table)
+        failed = stack.run(DAG)
+    finally:
+        kept.replace(table)
+    tasks = stack.tasks(DAG, failed)
+    assert tasks["load"].state == "failed"
+    assert tasks["load"].try_number == 1, "bad input does not heal: it is not retried"
+    log = stack.client.log_tail(DAG, failed, tasks["load"])
+    assert "mean radius" in log
+    assert "not a number" in log
+    assert current.read_text() == good
+    assert sorted(_versions(stack)) == versions
+
+
+def test_one_task_can_be_tried_from_the_command_line(stack: RunningStack, run_id: str):
+    """`make airflow ARGS="tasks test …"` runs one task outside the scheduler."""
+    tried = stack.command("airflow", "tasks", "test", DAG, "load")
+    assert tried.returncode == 0, tried.stdout[-2000:] + tried.stderr[-2000:]
+
+
+def _versions(stack: RunningStack) -> list[str]:
+    return [folder.name for folder in (stack.home.artifacts / "models").iterdir()]
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+
+
+def _spoil(table: Path) -> None:
+    lines = table.read_text().splitlines()
+    column = lines[0].split(",").index("mean radius")
+    cells = lines[5].split(",")
+    cells[column] = "not a number"
+    lines[5] = ",".join(cells)
+    table.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,146 @@
+"""What the running stack promises: retries, XCom, policies, secrets, and workers that come back."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from datetime import datetime
+
+import psutil
+import pytest
+
+from compose.secret_files import read_secret
+from compose.status import consumed_queues
+from compose.supervise import Supervisor
+from tests.integration.conftest import RunningStack
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+
+def test_failing_task_retries_with_growing_capped_delays(stack: RunningStack):
+    """1 s, doubled each time, never above 4 s: no retry starts before its delay is over."""
+    run_id = stack.run("retrying")
+    tries = stack.client.tries("retrying", run_id, "fail")
+    assert [one["try_number"] for one in tries] == [1, 2, 3, 4]
+    waits = [
+        (_time(later["start_date"]) - _time(earlier["end_date"])).total_seconds()
+        for earlier, later in itertools.pairwise(tries)
+    ]
+    for wait, least in zip(waits, (1, 2, 4), strict=True):
+        assert wait >= least, waits
+
+
+def test_dataframes_travel_through_xcom_unchanged(stack: RunningStack):
+    """Values and types survive, below the threshold and above it."""
+    run_id = stack.run("frames")
+    small = stack.client.result("frames", run_id, "measure_10")
+    large = stack.client.result("frames", run_id, "measure_20000")
+    assert (small["rows"], large["rows"]) == (10, 20_000)
+    assert small["types"] == large["types"]
+    assert large["sum"] == _expected_sum(20_000)
+
+
+def test_large_dataframe_stays_out_of_postgres(stack: RunningStack):
+    """Above the threshold the artifact store has the frame."""
+    run_id = stack.run("frames")
+    stored = [p for p in (stack.home.artifacts / "xcom").rglob("*") if run_id in str(p)]
+    assert any("make_20000" in str(path) for path in stored), stored
+    assert not any("make_10/" in str(path) for path in stored), stored
+
+
+def test_refused_dag_is_named_with_its_remedy_while_others_load(stack: RunningStack):
+    """The import error says what is wrong; every other DAG is there."""
+    errors = wait_for(stack.client.import_errors, lambda found: len(found) > 0, deadline_s=60)
+    assert list(errors) == ["wrong_queue.py"]
+    assert "DAG wrong_queue, task compute: queue 'gpu' is not declared" in errors["wrong_queue.py"]
+    stack.client.wait_for_dag("frames", deadline_s=60)
+
+
+def test_every_worker_consumes_its_queues(stack: RunningStack):
+    """Asked over Redis, each worker names the queues of its pool."""
+    assert consumed_queues(stack.home) == {
+        "worker-1": ["default"],
+        "worker-2": ["default"],
+        "worker-cpu-train-1": ["cpu_train"],
+    }
+
+
+def test_workers_hold_no_way_into_the_metadata_database(stack: RunningStack):
+    """Neither the environment nor the files that a worker is told of name it."""
+    secret = read_secret(stack.home.secrets / "postgres/airflow")
+    for process in _processes(stack, "worker"):
+        told = " ".join(process.environ().values())
+        assert "sql_alchemy_conn" not in told
+        assert secret not in told
+
+
+def test_no_secret_is_on_a_command_line_or_in_an_environment(stack: RunningStack):
+    """Every generated secret stays in its file."""
+    files = [p for p in stack.home.secrets.rglob("*") if p.is_file()]
+    secrets = {read_secret(path) for path in files}
+    for process in _processes(stack, ""):
+        shown = " ".join([*process.cmdline(), *process.environ().values()])
+        assert not [secret for secret in secrets if secret in shown], process.name()
+
+
+def test_no_secret_is_logged(stack: RunningStack):
+    """No program's log and no task's log contains one."""
+    files = [p for p in stack.home.secrets.rglob("*") if p.is_file()]
+    secrets = {read_secret(path) for path in files}
+    for log in (stack.home.root / "logs").rglob("*.log"):
+        text = log.read_text(errors="replace")
+        assert not [secret for secret in secrets if secret in text], log
+
+
+def test_everything_listens_on_loopback_only(stack: RunningStack):
+    """No port of the stack is open to other machines."""
+    for process in _processes(stack, ""):
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip in ("127.0.0.1", "::1"), (process.name(), connection)
+
+
+def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
+    """The supervisor starts it again under its own name."""
+    (worker,) = (p for p in Supervisor(stack.home).processes() if p["name"] == "worker-2")
+    psutil.Process(worker["pid"]).send_signal(signal.SIGKILL)
+    wait_for(
+        lambda: [p for p in Supervisor(stack.home).processes() if p["name"] == "worker-2"],
+        lambda found: found[0]["pid"] not in (0, worker["pid"]),
+        deadline_s=30,
+    )
+    wait_for(
+        lambda: consumed_queues(stack.home),
+        lambda queues: queues.get("worker-2") == ["default"],
+        deadline_s=60,
+    )
+
+
+def test_status_names_every_program(stack: RunningStack):
+    """`make status` exits 0 when all run and every worker consumes."""
+    shown = stack.command("status")
+    assert shown.returncode == 0, shown.stdout
+    for name in ("postgres", "redis", "api-server", "scheduler", "dag-processor", "triggerer"):
+        assert name in shown.stdout
+
+
+def _processes(stack: RunningStack, prefix: str) -> list[psutil.Process]:
+    """Give the supervised processes whose name starts with `prefix`, and all they started."""
+    found = []
+    for process in Supervisor(stack.home).processes():
+        if process["name"].startswith(prefix) and process["pid"]:
+            parent = psutil.Process(process["pid"])
+            found += [parent, *parent.children(recursive=True)]
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _expected_sum(rows: int) -> str:
+    import numpy as np
+    import pandas as pd
+
+    return pd.Series(np.random.default_rng(0).normal(size=rows)).sum().hex()
