@@ -76,24 +76,23 @@ def task_table(tasks: list[TaskState], *, title: str) -> Table:
     return table
 
 
-def metrics_table(evaluation: Mapping[str, Any]) -> Table:
-    """Give held-out metrics with their 95 % interval, cross-validated ones, and the bar.
+def metrics_table(manifest: Mapping[str, Any]) -> Table:
+    """Give a registered model's metrics: cross-validated, held out with interval, and the bar.
 
     Args:
-        evaluation: what the task `evaluate` returns.
+        manifest: what the task `register` returns.
     """
     table = Table(title="Metrics (malignant is the positive class)", title_justify="left")
-    for column in ("metric", "held out", "95 % interval", "cross-validated", "bar"):
+    for column in ("metric", "cross-validated", "bar", "held out", "95 % interval"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, value in evaluation["metrics"].items():
-        low, high = value["low"], value["high"]
-        bar = evaluation["bars"].get(name)
-        style = "red" if bar is not None and value["value"] < bar else "green"
+    for name, held_out in manifest["metrics"].items():
+        mean, bar = manifest["cv_metrics"][name]["mean"], manifest["bars"].get(name)
+        style = "dim" if bar is None else ("green" if mean >= bar else "bold red")
         table.add_row(
             name,
-            f"[{style}]{value['value']:.3f}[/]",
-            f"{low:.3f} – {high:.3f}",
-            f"{evaluation['cross_validated'][name]:.3f}",
+            f"[{style}]{mean:.3f}[/]",
             "" if bar is None else f"{bar:.2f}",
+            f"{held_out['value']:.3f}",
+            f"{held_out['low']:.3f} – {held_out['high']:.3f}",
         )
     return table

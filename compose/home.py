@@ -88,6 +88,11 @@ def read_environment(environ: Mapping[str, str], repo: Path = REPO) -> dict[str,
     return {name: value for name, value in values.items() if value}
 
 
+def artifacts_url(home: StackHome, env: Mapping[str, str]) -> str:
+    """Give where models, data snapshots and large XComs go: `ARTIFACTS_URL`, else the home."""
+    return env.get("ARTIFACTS_URL", home.artifacts.as_uri()).rstrip("/")
+
+
 def find_home(env: Mapping[str, str], repo: Path = REPO) -> StackHome:
     """Give the home that `STACK_HOME` names, else `.stack` in the checkout."""
     return StackHome((repo / env.get("STACK_HOME", ".stack")).resolve())

@@ -15,7 +15,7 @@ from celery_stack.settings import SettingError
 from compose import launch
 from compose.client import DONE, AirflowClient, StackError
 from compose.follow import follow_run, metrics_table
-from compose.home import StackHome, find_home, read_environment
+from compose.home import StackHome, artifacts_url, find_home, read_environment
 from compose.ports import NoFreePortError
 from compose.secret_files import read_secret
 from compose.servers import ServerError
@@ -105,7 +105,7 @@ def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespac
     console.print(f"\nRun {run_id} of {TRAINING}")
     state = follow_run(client, console, TRAINING, run_id, deadline_s=RUN_DEADLINE_S)
     if state == "success":
-        _show_model(client, run_id)
+        _show_model(client, run_id, home, env)
         return 0
     _show_failures(client, run_id)
     return 1
@@ -124,14 +124,13 @@ def _connect(home: StackHome, env: Mapping[str, str]) -> AirflowClient:
     )
 
 
-def _show_model(client: AirflowClient, run_id: str) -> None:
-    evaluation = client.result(TRAINING, run_id, "evaluate")
-    model = client.result(TRAINING, run_id, "register")
-    console.print(metrics_table(evaluation))
-    console.print(
-        f"Model {model['version']} ({evaluation['candidate']}) is in {model['folder']}",
-        soft_wrap=True,
-    )
+def _show_model(
+    client: AirflowClient, run_id: str, home: StackHome, env: Mapping[str, str]
+) -> None:
+    manifest = client.result(TRAINING, run_id, "register")
+    console.print(metrics_table(manifest))
+    folder = f"{artifacts_url(home, env)}/models/{manifest['version']}"
+    console.print(f"Model {manifest['version']} ({manifest['candidate']}) is in {folder}")
     by_worker: dict[str, list[str]] = {}
     for task in client.tasks(TRAINING, run_id):
         by_worker.setdefault(task.worker, []).append(task.label)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
 from celery_stack.queues import Declarations
 from celery_stack.settings import Settings, read_shared_settings
-from compose.home import REPO, StackHome
+from compose.home import REPO, StackHome, artifacts_url
 from compose.servers import postgres_command, redis_command
 
 PROCESS_NAME = "{process}"  # in a command: the name of the copy that runs it
@@ -129,7 +131,7 @@ def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
         / "dag-processor",
     }
     url = f"http://127.0.0.1:{plan.ports['api']}"
-    artifacts = plan.env.get("ARTIFACTS_URL", plan.home.artifacts.as_uri())
+    artifacts = artifacts_url(plan.home, plan.env)
     commands = {
         f"{option}_CMD": f"cat {quote(str(secrets / name))}"
         for option, name in SECRET_OPTIONS[group].items()
@@ -144,9 +146,21 @@ def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"{artifacts}/xcom",
         "ARTIFACTS_URL": artifacts,
+        "CODE_VERSION": plan.env.get("CODE_VERSION") or _checkout_version(),
         "LANDING_DIR": plan.env.get("LANDING_DIR", str(plan.home.landing)),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+@cache
+def _checkout_version() -> str:
+    """Give the checkout's commit, marked if files differ from it; "unknown" outside git."""
+    command = ["git", "-C", str(REPO), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def _connections_from(file: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from typing import Any, Self
 from upath import UPath
 
 from ml.artifacts import ArtifactError, load_model, read_checked, sha256_of, write_whole
-from ml.evaluate import Comparison
+from ml.evaluate import BARS, Comparison
 
 LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn", "scipy")
 """The libraries whose versions decide whether a model loads and what it predicts."""
@@ -40,7 +40,7 @@ class Manifest:
     """Everything needed to trust and to reproduce a version.
 
     `created_at` is the run's date (UTC, ISO 8601), so that a retry writes the same; `metrics` are
-    the held-out values, `cv_metrics` means and standard deviations over the folds; `files` has the
+    the held-out values with their intervals, `bars` the values to reach, `cv_metrics` means and standard deviations over the folds; `files` has the
     SHA-256 and the bytes of each file by name.
     """
 
@@ -54,7 +54,8 @@ class Manifest:
     candidate: str
     params: dict[str, Any]
     threshold: float
-    metrics: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+    bars: dict[str, float]
     cv_metrics: dict[str, dict[str, float]]
     files: dict[str, dict[str, Any]]
 
@@ -184,7 +185,8 @@ def _build_manifest(comparison: Comparison, **given: Any) -> Manifest:
         candidate=best.name,
         params=best.params,
         threshold=best.threshold,
-        metrics=comparison.evaluation.values,
+        metrics=comparison.evaluation.to_dict()["metrics"],
+        bars=dict(BARS),
         cv_metrics=best.cv_metrics,
     )
 

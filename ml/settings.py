@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 CANDIDATE_NAMES = ("logistic_regression", "svm", "random_forest", "gradient_boosting")
 """The models that can be trained; `ml.train` holds the recipe of each."""
@@ -21,10 +21,10 @@ _EXPECTED = {
     "ML_CV_FOLDS": "a whole number from 2 to 20",
     "ML_CV_REPEATS": "a whole number from 1 to 100",
     "ML_BOOTSTRAP_SAMPLES": "a whole number from 100 to 100000",
-    "ML_CANDIDATES": f"a comma-separated list out of {', '.join(CANDIDATE_NAMES)}",
     "ARTIFACTS_URL": "a folder or an object-store URL",
     "LANDING_DIR": "a folder",
     "CPU_TRAIN_THREADS": "a whole number from 1 to 256",
+    "CODE_VERSION": "text",
 }
 
 
@@ -58,11 +58,6 @@ class MLSettings(BaseModel):
         le=100_000,
         description="Resamples of the test rows behind each 95 % confidence interval.",
     )
-    ML_CANDIDATES: tuple[str, ...] = Field(
-        CANDIDATE_NAMES,
-        description="Models to train and compare, comma-separated, out of "
-        f"{', '.join(CANDIDATE_NAMES)}.",
-    )
     ARTIFACTS_URL: str = Field(
         min_length=1,
         description="Folder or object-store URL that keeps data snapshots, candidates and "
@@ -73,14 +68,7 @@ class MLSettings(BaseModel):
         1, ge=1, le=256, description="Threads that one training task may use."
     )
 
-    @field_validator("ML_CANDIDATES", mode="before")
-    @classmethod
-    def _split_candidates(cls, value: Any) -> tuple[str, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-        if not names or not set(names) <= set(CANDIDATE_NAMES):
-            raise ValueError("no or unknown candidates")
-        return names
+    CODE_VERSION: str = Field("", description="Commit or release, recorded with each model.")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

@@ -34,7 +34,7 @@ from ml.train import Candidate, SavedCandidate
 
 def candidate(name: str, *scores: float) -> Candidate:
     """Give a candidate with these selection scores, one per fold."""
-    table = DataFrame({"weighted_accuracy": scores})
+    table = DataFrame({"f_beta": scores})
     return Candidate(name=name, params={}, threshold=0.5, cv_table=table)
 
 

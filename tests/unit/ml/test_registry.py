@@ -66,7 +66,7 @@ def test_the_manifest_tells_where_the_model_comes_from(root: UPath, comparison: 
         "abc",
     )
     assert "scikit-learn" in manifest.libraries
-    assert manifest.metrics == comparison.evaluation.values
+    assert manifest.metrics == comparison.evaluation.to_dict()["metrics"]
     assert manifest.threshold == comparison.best.threshold
     files = contents(root, manifest.version)
     files.pop("manifest.json")

@@ -18,16 +18,13 @@ def test_unset_and_empty_variables_take_the_defaults() -> None:
     settings = MLSettings.from_env({**REQUIRED, "ML_SEED": "", "UNRELATED": "x"})
     assert settings.ML_SEED == 42
     assert settings.ML_TEST_FRACTION == 0.2
-    assert settings.ML_CANDIDATES == CANDIDATE_NAMES
 
 
 def test_given_variables_are_read() -> None:
-    """Values are converted from text, and repeated candidates count once."""
-    settings = MLSettings.from_env(
-        {**REQUIRED, "ML_CV_FOLDS": "3", "ML_CANDIDATES": "svm, random_forest,svm"}
-    )
+    """Values are converted from text."""
+    settings = MLSettings.from_env({**REQUIRED, "ML_CV_FOLDS": "3", "CODE_VERSION": "1a2b3c4"})
     assert settings.ML_CV_FOLDS == 3
-    assert settings.ML_CANDIDATES == ("svm", "random_forest")
+    assert settings.CODE_VERSION == "1a2b3c4"
 
 
 def test_the_error_for_a_test_fraction_is_one_whole_sentence() -> None:
@@ -50,8 +47,6 @@ def test_the_error_for_a_test_fraction_is_one_whole_sentence() -> None:
         ("ML_CV_FOLDS", "1"),
         ("ML_CV_REPEATS", "0"),
         ("ML_BOOTSTRAP_SAMPLES", "99"),
-        ("ML_CANDIDATES", "svm,perceptron"),
-        ("ML_CANDIDATES", " , "),
         ("CPU_TRAIN_THREADS", "0"),
         ("CPU_TRAIN_THREADS", "1.5"),
     ],

@@ -37,7 +37,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
-from aiosmtpd.controller import Controller, InetMixin
+from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 DEFAULTS = {
@@ -189,14 +189,7 @@ class Catcher:
         return f"250 2.0.0 Ok: queued as {message['ID']}"
 
 
-class Listener(InetMixin, Controller):
-    """The SMTP server; `ssl_context` alone would also shake hands with itself at its start."""
-
-    def _trigger_server(self) -> None:
-        """Start without aiosmtpd's test connection, which fails on TLS and on 0.0.0.0 alike."""
-
-
-def smtp_server(settings: Settings, mailbox: Mailbox) -> Listener:
+def smtp_server(settings: Settings, mailbox: Mailbox) -> Controller:
     """Give the SMTP server, with logins and TLS as set."""
     logins, tls = settings.logins("MP_SMTP_AUTH"), settings.tls()
     accept_any = settings.switch("MP_SMTP_AUTH_ACCEPT_ANY")
@@ -212,7 +205,7 @@ def smtp_server(settings: Settings, mailbox: Mailbox) -> Listener:
 
     host, port = settings.address("MP_SMTP_BIND_ADDR")
     starttls = {"tls_context": tls, "require_starttls": settings.switch("MP_SMTP_REQUIRE_STARTTLS")}
-    return Listener(
+    return Controller(
         Catcher(mailbox),
         hostname=host,
         port=port,

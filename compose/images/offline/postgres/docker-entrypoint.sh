@@ -25,24 +25,43 @@ drop_root() {
   exec setpriv --reuid=postgres --regid=postgres --init-groups --inh-caps=-all "$0" "$@"
 }
 
+# initdb looks up the name of its user, which a uid of the caller's choice does not have.
+name_this_user() {
+  getent passwd "$(id -u)" >/dev/null && return
+  NSS_WRAPPER_PASSWD=$(mktemp)
+  NSS_WRAPPER_GROUP=$(mktemp)
+  LD_PRELOAD=$(echo /usr/lib/*/libnss_wrapper.so)
+  export LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
+  echo "postgres:x:$(id -u):$(id -g):PostgreSQL:$PGDATA:/bin/false" >"$NSS_WRAPPER_PASSWD"
+  echo "postgres:x:$(id -g):" >"$NSS_WRAPPER_GROUP"
+}
+
 make_cluster() {
   [ -n "$password" ] || [ "${POSTGRES_HOST_AUTH_METHOD:-}" = trust ] ||
     fail "expected POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE for a new database, found neither."
   local arguments=()
   # As a shell reads it: the variable may quote its parts.
   eval "arguments=(${POSTGRES_INITDB_ARGS:-})"
-  initdb --username="$user" --pwfile=<(printf '%s\n' "$password") "${arguments[@]}" "$@"
+  initdb --username="$user" --pwfile=<(printf '%s\n' "$password") "${arguments[@]}"
   printf '\nhost all all all %s\n' "${POSTGRES_HOST_AUTH_METHOD:-scram-sha-256}" >>"$PGDATA/pg_hba.conf"
 }
 
 sql() { psql -v ON_ERROR_STOP=1 --no-psqlrc --username "$user" --dbname "$@"; }
 
+run_script() {
+  if [ -x "$1" ]; then
+    "$1"
+  else
+    # shellcheck disable=SC1090 # the caller's own file
+    . "$1"
+  fi
+}
+
 run_initialisation() {
   local file
   for file in /docker-entrypoint-initdb.d/*; do
     case $file in
-      # shellcheck disable=SC1090
-      *.sh) if [ -x "$file" ]; then "$file"; else . "$file"; fi ;;
+      *.sh) run_script "$file" ;;
       *.sql) sql "$database" -f "$file" ;;
       *.sql.gz) gunzip -c "$file" | sql "$database" ;;
     esac
@@ -54,13 +73,15 @@ initialise() {
   database=$(setting POSTGRES_DB "$user")
   password=$(setting POSTGRES_PASSWORD)
   export POSTGRES_USER=$user POSTGRES_DB=$database POSTGRES_PASSWORD=$password PGPASSWORD=$password
+  name_this_user
   make_cluster
   # Over the socket only: nobody connects before the databases are there.
   pg_ctl --wait --silent --options="-c listen_addresses=''" start
   [ "$database" = postgres ] || sql postgres -v name="$database" <<<'CREATE DATABASE :"name";'
   run_initialisation
   pg_ctl --wait --silent --mode=fast stop
-  unset PGPASSWORD POSTGRES_PASSWORD
+  [ -z "${LD_PRELOAD:-}" ] || rm -f "$NSS_WRAPPER_PASSWD" "$NSS_WRAPPER_GROUP"
+  unset PGPASSWORD POSTGRES_PASSWORD LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
 }
 
 [ "${1:0:1}" != - ] || set -- postgres "$@"
