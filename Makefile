@@ -45,7 +45,7 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/pytest --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/pytest -m 'not e2e' --cov --cov-report=term $(PYTEST_ARGS)
 
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)
 	@$(BIN)/python -m celery_stack.check_dags $(DAGS)

@@ -40,13 +40,13 @@ def test_stock_file_declares_training_apart_from_the_rest() -> None:
     declared = load_declarations({})
     assert declared.queues["cpu_train"] == Queue(
         "cpu_train",
-        "Model training: few tasks, each with the cores to itself.",
+        "Model training: few tasks at once, so that each has a core to itself.",
         "worker-cpu-train",
         "cpu_train",
     )
     assert declared.workers == {
         "worker": Worker("worker", ("default",), 4),
-        "worker-cpu-train": Worker("worker-cpu-train", ("cpu_train",), 1),
+        "worker-cpu-train": Worker("worker-cpu-train", ("cpu_train",), 2),
     }
     assert set(declared.pools) == {"default_pool", "cpu_train", "pg_io"}
 
@@ -199,7 +199,7 @@ def test_every_override_variable_is_listed_with_its_default() -> None:
     assert {name: variable.default for name, variable in variables.items()} == {
         "WORKER_CONCURRENCY": "4",
         "WORKER_QUEUES": "default",
-        "CPU_TRAIN_CONCURRENCY": "1",
+        "CPU_TRAIN_CONCURRENCY": "2",
         "CPU_TRAIN_QUEUES": "cpu_train",
         "DEFAULT_POOL_SLOTS": "128",
         "CPU_TRAIN_SLOTS": "4",
