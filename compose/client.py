@@ -21,6 +21,7 @@ class TaskState:
 
     task_id: str
     map_index: int
+    map_label: str
     state: str
     queue: str
     worker: str
@@ -29,7 +30,9 @@ class TaskState:
 
     @property
     def label(self) -> str:
-        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
+        if self.map_index < 0:
+            return self.task_id
+        return f"{self.task_id}[{self.map_label or self.map_index}]"
 
 
 class AirflowClient:
@@ -87,6 +90,7 @@ class AirflowClient:
             TaskState(
                 row["task_id"],
                 row["map_index"],
+                row["rendered_map_index"] or "",
                 row["state"] or "waiting",
                 row["queue"] or "",
                 row["hostname"] or "",

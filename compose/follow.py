@@ -12,6 +12,7 @@ from rich.table import Table
 
 from compose.client import AirflowClient, TaskState
 
+METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc")
 STYLES = {
     "success": "green",
     "failed": "bold red",
@@ -85,7 +86,8 @@ def metrics_table(manifest: Mapping[str, Any]) -> Table:
     table = Table(title="Metrics (malignant is the positive class)", title_justify="left")
     for column in ("metric", "cross-validated", "bar", "held out", "95 % interval"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, held_out in manifest["metrics"].items():
+    for name in METRICS:
+        held_out = manifest["metrics"][name]
         mean, bar = manifest["cv_metrics"][name]["mean"], manifest["bars"].get(name)
         style = "dim" if bar is None else ("green" if mean >= bar else "bold red")
         table.add_row(

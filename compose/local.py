@@ -129,8 +129,14 @@ def _show_model(
 ) -> None:
     manifest = client.result(TRAINING, run_id, "register")
     console.print(metrics_table(manifest))
-    folder = f"{artifacts_url(home, env)}/models/{manifest['version']}"
-    console.print(f"Model {manifest['version']} ({manifest['candidate']}) is in {folder}")
+    counts = manifest["confusion"]
+    console.print(
+        f"Held out: {sum(counts.values())} rows, {counts['false_negative']} malignant missed, "
+        f"{counts['false_positive']} false alarms."
+    )
+    folder = f"{artifacts_url(home, env)}/models/{manifest['version']}".removeprefix("file://")
+    console.print(f"Model {manifest['version']} ({manifest['candidate']}) is in:")
+    console.print(f"  {folder}", soft_wrap=True)
     by_worker: dict[str, list[str]] = {}
     for task in client.tasks(TRAINING, run_id):
         by_worker.setdefault(task.worker, []).append(task.label)

@@ -133,7 +133,8 @@ def _step(console: Console, name: str) -> Iterator[list[str]]:
     detail: list[str] = []
     with console.status(name):
         yield detail
-    console.print(f"✓ {name} {' '.join(detail)} [dim]{time.monotonic() - started:.1f} s[/]")
+    seconds = time.monotonic() - started
+    console.print(f"✓ {' '.join([name, *detail])} [dim]{seconds:.1f} s[/]", soft_wrap=True)
 
 
 def _start_servers(

@@ -40,8 +40,9 @@ class Manifest:
     """Everything needed to trust and to reproduce a version.
 
     `created_at` is the run's date (UTC, ISO 8601), so that a retry writes the same; `metrics` are
-    the held-out values with their intervals, `bars` the values to reach, `cv_metrics` means and standard deviations over the folds; `files` has the
-    SHA-256 and the bytes of each file by name.
+    the held-out values with their intervals, `confusion` the counts behind them, `bars` the values
+    to reach, `cv_metrics` means and standard deviations over the folds; `files` has the SHA-256 and
+    the bytes of each file by name.
     """
 
     version: str
@@ -56,6 +57,7 @@ class Manifest:
     threshold: float
     metrics: dict[str, dict[str, float]]
     bars: dict[str, float]
+    confusion: dict[str, int]
     cv_metrics: dict[str, dict[str, float]]
     files: dict[str, dict[str, Any]]
 
@@ -187,6 +189,7 @@ def _build_manifest(comparison: Comparison, **given: Any) -> Manifest:
         threshold=best.threshold,
         metrics=comparison.evaluation.to_dict()["metrics"],
         bars=dict(BARS),
+        confusion=comparison.evaluation.confusion,
         cv_metrics=best.cv_metrics,
     )
 
