@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from compose.client import AirflowClient, TaskState
@@ -58,7 +59,7 @@ def _print_changes(console: Console, tasks: list[TaskState], seen: dict[str, str
     for task in tasks:
         now = f"{task.state} (try {task.try_number})"
         if task.state != "waiting" and seen.get(task.label) != now:
-            console.print(f"  {task.label}: {now} {task.worker}", highlight=False)
+            console.print(f"  {task.label}: {now} {task.worker}", highlight=False, markup=False)
             seen[task.label] = now
 
 
@@ -73,7 +74,7 @@ def task_table(tasks: list[TaskState], *, title: str) -> Table:
         seconds = "" if task.duration_s is None else f"{task.duration_s:.1f}"
         state = f"[{STYLES.get(task.state, 'dim')}]{task.state}[/]"
         tries = str(task.try_number or "")
-        table.add_row(task.label, task.queue, task.worker, state, tries, seconds)
+        table.add_row(escape(task.label), task.queue, task.worker, state, tries, seconds)
     return table
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 
 from celery_stack.settings import SettingError
 from compose import launch
@@ -49,7 +50,7 @@ def main() -> int:
         command: Callable[..., int] = arguments.command
         return command(find_home(env), env, arguments)
     except EXPECTED_ERRORS as error:
-        console.print(f"[bold red]error:[/] {error}", markup=True, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("[yellow]interrupted[/]")
@@ -141,16 +142,16 @@ def _show_model(
     for task in client.tasks(TRAINING, run_id):
         by_worker.setdefault(task.worker, []).append(task.label)
     for worker, tasks in sorted(by_worker.items()):
-        console.print(f"{worker} ran {', '.join(tasks)}", soft_wrap=True)
+        console.print(f"{worker} ran {', '.join(tasks)}", markup=False, soft_wrap=True)
 
 
 def _show_failures(client: AirflowClient, run_id: str) -> None:
     for task in client.tasks(TRAINING, run_id):
         if task.state == "failed":
-            console.print(f"\n[bold red]{task.label} failed[/] on {task.worker}. End of its log:")
+            console.print(f"\n[bold red]{escape(task.label)} failed[/] on {task.worker}. End of its log:")
             console.print(client.log_tail(TRAINING, run_id, task), markup=False, soft_wrap=True)
         elif task.state not in DONE:
-            console.print(f"{task.label} is {task.state}")
+            console.print(f"{task.label} is {task.state}", markup=False)
 
 
 def status(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:

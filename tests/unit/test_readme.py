@@ -1,0 +1,36 @@
+"""What the README tells people to type exists."""
+
+from __future__ import annotations
+
+import re
+
+from compose.home import REPO
+
+README = (REPO / "README.md").read_text()
+
+
+def test_every_make_command_is_a_target():
+    """No reader meets `No rule to make target`."""
+    targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)", README)) | set(
+        re.findall(r"^\$ make ([a-z-]+)", README, re.MULTILINE)
+    )
+    assert named <= targets
+
+
+def test_every_linked_file_exists():
+    """Links inside the repository lead somewhere."""
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (REPO / link).exists(), link
+
+
+def test_settings_table_shows_the_defaults_in_force():
+    """A number in the README is the one in `.env.example`."""
+    documented = dict(
+        re.findall(r"^# ([A-Z0-9_]+)=(\S+)", (REPO / ".env.example").read_text(), re.MULTILINE)
+    )
+    rows = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \| ([^|]+) \|", README, re.MULTILINE)
+    assert rows
+    for names, values in rows:
+        for name, value in zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True):
+            assert documented.get(name, value.strip()) == value.strip(), name
