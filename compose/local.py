@@ -14,19 +14,17 @@ from rich.markup import escape
 
 from celery_stack.settings import SettingError
 from compose import launch
-from compose.client import DONE, AirflowClient, StackError
-from compose.follow import follow_run, metrics_table
+from compose.client import AirflowClient, StackError
 from compose.home import StackHome, artifacts_url, find_home, read_environment
 from compose.ports import NoFreePortError
 from compose.secret_files import read_secret
 from compose.servers import ServerError
 from compose.status import print_status
 from compose.supervise import Supervisor
+from compose.train import train_and_show
 from compose.up import StartError, bring_up, stop_at_once
 from ml.settings import MLSettingError
 
-TRAINING = "wdbc_training"
-RUN_DEADLINE_S = 1800
 EXPECTED_ERRORS = (
     SettingError,
     MLSettingError,
@@ -100,16 +98,7 @@ def demo(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace)
 
 def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
     """Trigger the training pipeline on the running stack and follow it."""
-    client = _connect(home, env)
-    client.wait_for_dag(TRAINING, deadline_s=60)
-    run_id = client.trigger(TRAINING)
-    console.print(f"\nRun {run_id} of {TRAINING}")
-    state = follow_run(client, console, TRAINING, run_id, deadline_s=RUN_DEADLINE_S)
-    if state == "success":
-        _show_model(client, run_id, home, env)
-        return 0
-    _show_failures(client, run_id)
-    return 1
+    return train_and_show(_connect(home, env), console, artifacts_url(home, env))
 
 
 def _connect(home: StackHome, env: Mapping[str, str]) -> AirflowClient:
@@ -123,35 +112,6 @@ def _connect(home: StackHome, env: Mapping[str, str]) -> AirflowClient:
         user=env.get("ADMIN_USER", "admin"),
         password=read_secret(home.secrets / "admin/password"),
     )
-
-
-def _show_model(
-    client: AirflowClient, run_id: str, home: StackHome, env: Mapping[str, str]
-) -> None:
-    manifest = client.result(TRAINING, run_id, "register")
-    console.print(metrics_table(manifest))
-    counts = manifest["confusion"]
-    console.print(
-        f"Held out: {sum(counts.values())} rows, {counts['false_negative']} malignant missed, "
-        f"{counts['false_positive']} false alarms."
-    )
-    folder = f"{artifacts_url(home, env)}/models/{manifest['version']}".removeprefix("file://")
-    console.print(f"Model {manifest['version']} ({manifest['candidate']}) is in:")
-    console.print(f"  {folder}", soft_wrap=True)
-    by_worker: dict[str, list[str]] = {}
-    for task in client.tasks(TRAINING, run_id):
-        by_worker.setdefault(task.worker, []).append(task.label)
-    for worker, tasks in sorted(by_worker.items()):
-        console.print(f"{worker} ran {', '.join(tasks)}", markup=False, soft_wrap=True)
-
-
-def _show_failures(client: AirflowClient, run_id: str) -> None:
-    for task in client.tasks(TRAINING, run_id):
-        if task.state == "failed":
-            console.print(f"\n[bold red]{escape(task.label)} failed[/] on {task.worker}. End of its log:")
-            console.print(client.log_tail(TRAINING, run_id, task), markup=False, soft_wrap=True)
-        elif task.state not in DONE:
-            console.print(f"{task.label} is {task.state}", markup=False)
 
 
 def status(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
