@@ -75,7 +75,7 @@ def test_second_run_gives_the_same_model_and_leaves_the_first_untouched(
 def test_bad_table_is_refused_with_its_faults_and_the_last_good_data_stays(
     stack: RunningStack, run_id: str
 ):
-    """A wrong cell fails `load` at once, names column and row, and registers nothing."""
+    """A wrong cell fails `load` at once; `make train` shows why, and nothing is registered."""
     current = stack.home.artifacts / "datasets/current.json"
     good, versions = current.read_text(), sorted(_versions(stack))
     table = stack.home.landing / "wdbc.csv"
@@ -83,15 +83,14 @@ def test_bad_table_is_refused_with_its_faults_and_the_last_good_data_stays(
     shutil.copy(table, kept)
     try:
         _spoil(table)
-        failed = stack.run(DAG)
+        trained = stack.command("train")
     finally:
         kept.replace(table)
-    tasks = stack.tasks(DAG, failed)
-    assert tasks["load"].state == "failed"
-    assert tasks["load"].try_number == 1, "bad input does not heal: it is not retried"
-    log = stack.client.log_tail(DAG, failed, tasks["load"])
-    assert "mean radius" in log
-    assert "not a number" in log
+    assert trained.returncode == 1
+    assert "load failed on worker-" in trained.stdout
+    assert "mean radius" in trained.stdout
+    assert "not a number" in trained.stdout
+    assert "load: up_for_retry" not in trained.stdout, "bad input does not heal by itself"
     assert current.read_text() == good
     assert sorted(_versions(stack)) == versions
 
