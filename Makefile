@@ -21,23 +21,40 @@ demo: .venv/.ready  ## From nothing to a trained, registered model; stops everyt
 local: .venv/.ready  ## Start the stack and leave it running (SCALE="worker=4 worker-cpu-train=2")
 	@$(LOCAL) up --scale $(SCALE)
 
-train: .venv/.ready  ## Trigger the training pipeline on the running stack and follow it
-	@$(LOCAL) train
-
-status: .venv/.ready  ## What runs, and which queues its workers consume
-	@$(LOCAL) status
-
 logs: .venv/.ready  ## Follow the programs' logs (SERVICE=worker for some of them)
 	@$(LOCAL) logs $(SERVICE)
-
-password: .venv/.ready  ## Print the generated password of the first user
-	@$(LOCAL) password
 
 airflow: .venv/.ready  ## Run an Airflow command on the running stack (ARGS="dags list")
 	@$(LOCAL) airflow $(ARGS)
 
 stop: .venv/.ready  ## Let running tasks finish, then stop everything
 	@$(LOCAL) stop
+
+##@ On the stack that is up, with Docker or without
+train:  ## Trigger the training pipeline on the running stack and follow it
+	@compose/on-stack train
+
+status:  ## What runs, and which queues its workers consume
+	@compose/on-stack status
+
+password:  ## Print the generated password of the first user
+	@compose/on-stack password
+
+##@ With Docker (docker compose up --scale worker=4; docker compose stop, logs, ps as usual)
+backup:  ## Save databases, secrets and artifacts of the Compose stack (FILE=backup.tar)
+	@compose/backup $(or $(FILE),backup-$(shell date +%Y%m%dT%H%M%S).tar)
+
+restore:  ## Replace the Compose stack's data by those of a backup (FILE=backup.tar)
+	@compose/restore $(FILE)
+
+rotate-secrets:  ## New passwords of Redis and the database roles; the stack starts again
+	@compose/rotate-secrets
+
+images-offline:  ## Build equals of the third-party images, where no image registry can be reached
+	@compose/images/offline/build
+
+e2e: .venv/.ready  ## The Compose stack from a clean clone, on a real engine
+	@$(BIN)/pytest -m e2e $(foreach part,stack hardening images recovery,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
 
 ##@ Checks
 test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a stack of its own
@@ -68,6 +85,7 @@ clean:  ## Stop the stack and delete its data, secrets, models and logs (keeps .
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: help demo local train status logs password airflow stop test check-dags setup lock clean
+.PHONY: help demo local train status logs password airflow stop backup restore rotate-secrets images-offline e2e \
+  test check-dags setup lock clean

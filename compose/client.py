@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+REPEAT_FOR_S = 60
 DONE = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 
@@ -53,15 +54,25 @@ class AirflowClient:
         self._http.headers["Authorization"] = f"Bearer {token}"
 
     def wait_for_dag(self, dag_id: str, *, deadline_s: float) -> None:
-        """Wait until `dag_id` is known and not paused by the processor's first look."""
+        """Wait until `dag_id` is known.
+
+        Raises:
+            StackError: it is not, after `deadline_s`, or it is paused.
+        """
         end = time.monotonic() + deadline_s
-        while True:
-            answer = self._http.get(f"/api/v2/dags/{dag_id}")
-            if answer.status_code == httpx.codes.OK:
-                return
+        while (dag := self._find_dag(dag_id)) is None:
             if time.monotonic() > end:
                 raise StackError(self._why_missing(dag_id))
             time.sleep(0.2)
+        if dag["is_paused"]:
+            raise StackError(
+                f"Expected the DAG {dag_id} to be unpaused, found it paused. Unpause it in the UI, "
+                f'or: make airflow ARGS="dags unpause {dag_id}"'
+            )
+
+    def _find_dag(self, dag_id: str) -> dict[str, Any] | None:
+        found = self._send("GET", "/api/v2/dags", params={"dag_id_pattern": dag_id})["dags"]
+        return next((dag for dag in found if dag["dag_id"] == dag_id), None)
 
     def import_errors(self) -> dict[str, str]:
         """Give the DAG files that could not be read: file name → reason."""
@@ -120,12 +131,25 @@ class AirflowClient:
         return "\n".join(_log_line(entry) for entry in answer["content"][-lines:])
 
     def _send(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        try:
-            answer = self._http.request(method, path, **kwargs)
-        except httpx.TransportError as error:
-            raise StackError(
-                f"Expected the api-server at {self.url}, found: {error}. Start it: make local"
-            ) from error
+        """Ask, and ask again for up to a minute while the stack comes back from a fault.
+
+        Only a GET is repeated: another request may have been carried out before it failed.
+        """
+        end = time.monotonic() + (REPEAT_FOR_S if method == "GET" else 0)
+        while True:
+            try:
+                answer = self._http.request(method, path, **kwargs)
+            except httpx.TransportError as error:
+                if time.monotonic() > end:
+                    raise StackError(
+                        f"Expected the api-server at {self.url}, found: {error}. Look: make status"
+                    ) from error
+            else:
+                if not answer.is_server_error or time.monotonic() > end:
+                    return self._read(answer, method, path)
+            time.sleep(0.5)
+
+    def _read(self, answer: httpx.Response, method: str, path: str) -> dict[str, Any]:
         if answer.is_error:
             raise StackError(
                 f"Expected {method} {path} to succeed, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,16 @@ STYLES = {
 }
 
 
+# Off a terminal rich assumes 80 columns and cuts task names short.
+WIDTH_OFF_TERMINAL = 110
+
+
+def make_console() -> Console:
+    """Give the console that the commands print to."""
+    width = None if sys.stdout.isatty() else WIDTH_OFF_TERMINAL
+    return Console(highlight=False, width=width)
+
+
 def follow_run(
     client: AirflowClient, console: Console, dag_id: str, run_id: str, *, deadline_s: float
 ) -> str:
@@ -36,7 +47,7 @@ def follow_run(
         TimeoutError: it has not ended after `deadline_s`.
     """
     end = time.monotonic() + deadline_s
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, int], str] = {}
     with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
         while True:
             state = client.run_state(dag_id, run_id)
@@ -55,12 +66,15 @@ def follow_run(
     return state
 
 
-def _print_changes(console: Console, tasks: list[TaskState], seen: dict[str, str]) -> None:
+def _print_changes(
+    console: Console, tasks: list[TaskState], seen: dict[tuple[str, int], str]
+) -> None:
     for task in tasks:
+        key = (task.task_id, task.map_index)
         now = f"{task.state} (try {task.try_number})"
-        if task.state != "waiting" and seen.get(task.label) != now:
+        if task.state != "waiting" and seen.get(key) != now:
             console.print(f"  {task.label}: {now} {task.worker}", highlight=False, markup=False)
-            seen[task.label] = now
+            seen[key] = now
 
 
 def task_table(tasks: list[TaskState], *, title: str) -> Table:

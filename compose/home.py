@@ -67,7 +67,7 @@ class StackHome:
         return self.run / "programs.json"
 
     def make_folders(self) -> None:
-        """Create what is missing; the home and its secrets are for their owner alone to write."""
+        """Create what is missing; secrets, logs and running state are closed to others."""
         for folder in (
             self.run,
             self.program_logs,
@@ -78,8 +78,8 @@ class StackHome:
             self.landing,
         ):
             folder.mkdir(parents=True, exist_ok=True)
-        self.secrets.chmod(0o700)
-        self.run.chmod(0o700)
+        for folder in (self.secrets, self.run, self.root / "logs"):
+            folder.chmod(0o700)
 
 
 def read_environment(environ: Mapping[str, str], repo: Path = REPO) -> dict[str, str]:
@@ -89,10 +89,24 @@ def read_environment(environ: Mapping[str, str], repo: Path = REPO) -> dict[str,
 
 
 def artifacts_url(home: StackHome, env: Mapping[str, str]) -> str:
-    """Give where models, data snapshots and large XComs go: `ARTIFACTS_URL`, else the home."""
-    return env.get("ARTIFACTS_URL", home.artifacts.as_uri()).rstrip("/")
+    """Give where models, data snapshots and large XComs go: `ARTIFACTS_URL`, else the home.
+
+    A folder becomes a `file://` URL, its spaces as they are: its readers decode nothing.
+    """
+    wanted = env.get("ARTIFACTS_URL", str(home.artifacts))
+    return wanted.rstrip("/") if "://" in wanted else f"file://{as_folder(wanted)}"
+
+
+def landing_folder(home: StackHome, env: Mapping[str, str]) -> Path:
+    """Give where new data files arrive: `LANDING_DIR`, else the home."""
+    return as_folder(env.get("LANDING_DIR", str(home.landing)))
+
+
+def as_folder(text: str, repo: Path = REPO) -> Path:
+    """Give a folder as people write it: `~` is their own, a relative one starts at the checkout."""
+    return (repo / Path(text).expanduser()).resolve()
 
 
 def find_home(env: Mapping[str, str], repo: Path = REPO) -> StackHome:
     """Give the home that `STACK_HOME` names, else `.stack` in the checkout."""
-    return StackHome((repo / env.get("STACK_HOME", ".stack")).resolve())
+    return StackHome(as_folder(env.get("STACK_HOME", ".stack"), repo))

@@ -13,21 +13,34 @@ import tempfile
 from pathlib import Path
 
 from airflow.cli import cli_parser
+from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
 
 from celery_stack.queues import load_declarations
 from compose.secret_files import read_secret
 
 
 def initialise(*, admin_user: str, admin_email: str, password: str) -> None:
-    """Migrate the schema, make the first user if there is none by that name, set the pools."""
+    """Migrate the schema, set the first user and the pools."""
     _airflow("db", "migrate")
-    names = ["--username", admin_user, "--email", admin_email, "--role", "Admin"]
-    names += ["--firstname", "Stack", "--lastname", "Admin", "--password", password]
-    _airflow("users", "create", *names)
+    _set_user(admin_user, admin_email, password)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(load_declarations(os.environ).pools_json(), file)
         file.flush()
         _airflow("pools", "import", file.name)
+
+
+def _set_user(name: str, email: str, password: str) -> None:
+    """Make the user, or give the one with that name or e-mail this name and password."""
+    with get_application_builder() as builder:
+        manager = builder.sm
+        user = manager.find_user(username=name) or manager.find_user(email=email)
+        if user is None:
+            admin = manager.find_role("Admin")
+            manager.add_user(name, "Stack", "Admin", email, admin, password)
+            return
+        user.username = name
+        manager.update_user(user)
+        manager.reset_password(user.id, password)
 
 
 def _airflow(*arguments: str) -> None:

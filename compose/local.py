@@ -9,18 +9,19 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 
-from rich.console import Console
 from rich.markup import escape
 
-from celery_stack.settings import SettingError
+from celery_stack.settings import SettingError, Settings
 from compose import launch
 from compose.client import AirflowClient, StackError
+from compose.follow import make_console
 from compose.home import StackHome, artifacts_url, find_home, read_environment
 from compose.ports import NoFreePortError
+from compose.programs import COMMAND_LINE
 from compose.secret_files import read_secret
 from compose.servers import ServerError
 from compose.status import print_status
-from compose.supervise import Supervisor
+from compose.supervise import Supervisor, SupervisorError
 from compose.train import train_and_show
 from compose.up import StartError, bring_up, stop_at_once
 from ml.settings import MLSettingError
@@ -32,10 +33,11 @@ EXPECTED_ERRORS = (
     NoFreePortError,
     StackError,
     StartError,
+    SupervisorError,
     TimeoutError,
 )
 
-console = Console(highlight=False)
+console = make_console()
 
 
 def main() -> int:
@@ -86,14 +88,12 @@ def up(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -
 
 def demo(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -> int:
     """Start the stack, train a model, show what came of it, stop the stack."""
-    supervisor = Supervisor(home)
-    if supervisor.is_running():
-        return train(home, env, arguments)
-    bring_up(home, env, arguments.scale, console, die_with_parent=True)
+    started = bring_up(home, env, arguments.scale, console, die_with_parent=True)
     try:
         return train(home, env, arguments)
     finally:
-        stop_at_once(supervisor, console)
+        if started:
+            stop_at_once(Supervisor(home), console)
 
 
 def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
@@ -120,8 +120,10 @@ def status(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespa
 
 
 def logs(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namespace) -> int:
-    """Follow the programs' logs; `logs worker` only those whose name begins so."""
-    files = sorted(home.program_logs.glob(f"{arguments.program}*.log"))
+    """Follow the programs' logs; `logs worker` only those of the workers of that name."""
+    name = arguments.program or "*"
+    patterns = (f"{name}.log", f"{name}-[0-9]*.log")
+    files = sorted({file for pattern in patterns for file in home.program_logs.glob(pattern)})
     if not files:
         raise StackError(f"Expected logs in {home.program_logs}, found none. Start: make local")
     os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, files)])  # noqa: S606, S607
@@ -129,7 +131,7 @@ def logs(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namespace
 
 def stop(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
     """Let running tasks finish, then stop everything."""
-    patience_s = float(env.get("WORKER_STOP_TIMEOUT_S", "60")) + 30
+    patience_s = Settings.from_env(env).WORKER_STOP_TIMEOUT_S + 30
     supervisor = Supervisor(home)
     if not supervisor.has_session():
         console.print(f"nothing runs in {home.root}", soft_wrap=True)
@@ -143,14 +145,19 @@ def stop(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace
 
 def password(home: StackHome, _env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
     """Print the password of the first user."""
-    print(read_secret(home.secrets / "admin/password"))  # noqa: T201 - asked for, and for pipes
+    file = home.secrets / "admin/password"
+    if not file.exists():
+        raise StackError(f"Expected a password in {file}, found none. Start once: make local")
+    print(read_secret(file))  # noqa: T201 - asked for, and for pipes
     return 0
 
 
 def airflow(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namespace) -> int:
     """Run an Airflow command against the running stack: `airflow tasks test …`."""
+    if not home.programs_file.exists():
+        raise StackError(f"Expected a stack in {home.root}, found none. Start it: make local")
     command = [sys.executable, "-m", "airflow", *arguments.words]
-    launch.main(str(home.programs_file), "scheduler", *command)
+    launch.main(str(home.programs_file), COMMAND_LINE, *command)
     return 0
 
 

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from shlex import quote
 
 from celery_stack.queues import Declarations
 from celery_stack.settings import Settings, read_shared_settings
-from compose.home import REPO, StackHome, artifacts_url
+from compose.commands import (
+    THREAD_LIMITS,
+    api_server_command,
+    connections_from,
+    dag_processor_command,
+    flower_command,
+    scheduler_command,
+    secret_commands,
+    triggerer_command,
+    worker_command,
+)
+from compose.home import REPO, StackHome, artifacts_url, as_folder, landing_folder
 from compose.servers import postgres_command, redis_command
 
+COMMAND_LINE = "command-line"  # no program: the environment of `make airflow`
 PROCESS_NAME = "{process}"  # in a command: the name of the copy that runs it
-AIRFLOW = [sys.executable, "-m", "airflow"]
-SECRET_OPTIONS = {
-    "control": {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "control/sql_alchemy_conn",
-        "AIRFLOW__CORE__FERNET_KEY": "control/fernet_key",
-        "AIRFLOW__API_AUTH__JWT_SECRET": "control/jwt_secret",
-        "AIRFLOW__API__SECRET_KEY": "control/api_secret_key",
-        "AIRFLOW__CELERY__BROKER_URL": "control/broker_url",
-        "AIRFLOW__CELERY__RESULT_BACKEND": "control/result_backend",
-    },
-    "worker": {
-        "AIRFLOW__API__SECRET_KEY": "worker/api_secret_key",
-        "AIRFLOW__CELERY__BROKER_URL": "worker/broker_url",
-        "AIRFLOW__CELERY__RESULT_BACKEND": "worker/result_backend",
-    },
-    "flower": {
-        "AIRFLOW__CELERY__BROKER_URL": "flower/broker_url",
-        "AIRFLOW__CELERY__RESULT_BACKEND": "flower/result_backend",
-        "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": "flower/basic_auth",
-    },
-}
-# Numeric libraries else start a thread per core in every slot.
-THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 
 
 @dataclass(frozen=True)
@@ -81,27 +66,29 @@ def servers(plan: Plan) -> list[Program]:
 def airflow_programs(plan: Plan) -> list[Program]:
     """Give Airflow's components, Flower, and one program per worker pool."""
     control = airflow_environment(plan, "control")
-    api = ["api-server", "--host", "127.0.0.1", "--port", str(plan.ports["api"])]
+    api_server = api_server_command(host="127.0.0.1", port=plan.ports["api"])
     return [
-        Program("api-server", [*AIRFLOW, *api], control),
-        Program("scheduler", [*AIRFLOW, "scheduler"], control),
-        Program("dag-processor", [*AIRFLOW, "dag-processor"], control),
-        Program("triggerer", [*AIRFLOW, "triggerer", "--skip-serve-logs"], control),
+        Program("api-server", api_server, control),
+        Program("scheduler", scheduler_command(), control),
+        Program("dag-processor", dag_processor_command(), control),
+        Program("triggerer", triggerer_command(), control),
         *(_worker(plan, name) for name in plan.declarations.workers if plan.scale.get(name, 1)),
         _flower(plan),
     ]
 
 
+def command_line_environment(plan: Plan) -> dict[str, str]:
+    """Give the environment of Airflow commands: the control group's, and the connections of tasks."""
+    connections = connections_from(plan.home.secrets / "worker/connections.json")
+    return airflow_environment(plan, "control") | connections
+
+
 def _worker(plan: Plan, name: str) -> Program:
     worker = plan.declarations.workers[name]
-    options = ["--queues", ",".join(worker.queues), "--concurrency", str(worker.concurrency)]
-    # Logs are read from the shared folder: no worker needs a log server, or a port for it.
-    quiet = ["--skip-serve-logs", "--without-mingle", "--without-gossip"]
-    identity = ["--celery-hostname", f"{PROCESS_NAME}@%h"]
     threads = plan.env.get(f"{worker.prefix}_THREADS", "1")
     return Program(
         name,
-        [*AIRFLOW, "celery", "worker", *options, *quiet, *identity],
+        worker_command(worker, name=PROCESS_NAME),
         airflow_environment(plan, "worker") | dict.fromkeys(THREAD_LIMITS, threads),
         stop_wait_s=plan.settings.WORKER_STOP_TIMEOUT_S,
         processes=plan.scale.get(name, 1),
@@ -109,9 +96,8 @@ def _worker(plan: Plan, name: str) -> Program:
 
 
 def _flower(plan: Plan) -> Program:
-    options = ["--hostname", "127.0.0.1", "--port", str(plan.ports["flower"])]
-    env = airflow_environment(plan, "flower")
-    return Program("flower", [*AIRFLOW, "celery", "flower", *options], env)
+    command = flower_command(host="127.0.0.1", port=plan.ports["flower"])
+    return Program("flower", command, airflow_environment(plan, "flower"))
 
 
 def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
@@ -123,7 +109,7 @@ def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
     paths = {
         "AIRFLOW_HOME": plan.home.airflow,
         "AIRFLOW_CONFIG": plan.home.airflow / "airflow.cfg",
-        "AIRFLOW__CORE__DAGS_FOLDER": REPO / (plan.settings.DAGS_FOLDER or "dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": as_folder(plan.settings.DAGS_FOLDER or "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": REPO / "plugins",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": plan.home.task_logs,
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": plan.home.root
@@ -132,22 +118,18 @@ def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
     }
     url = f"http://127.0.0.1:{plan.ports['api']}"
     artifacts = artifacts_url(plan.home, plan.env)
-    commands = {
-        f"{option}_CMD": f"cat {quote(str(secrets / name))}"
-        for option, name in SECRET_OPTIONS[group].items()
-    }
     return {
         **_user_variables(plan),
         **read_shared_settings(REPO / "compose/airflow.env", plan.env),
         **{name: str(path) for name, path in paths.items()},
-        **commands,
-        **(_connections_from(secrets / "worker/connections.json") if group == "worker" else {}),
+        **secret_commands(secrets, group),
+        **(connections_from(secrets / "worker/connections.json") if group == "worker" else {}),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"{artifacts}/xcom",
         "ARTIFACTS_URL": artifacts,
         "CODE_VERSION": plan.env.get("CODE_VERSION") or _checkout_version(),
-        "LANDING_DIR": plan.env.get("LANDING_DIR", str(plan.home.landing)),
+        "LANDING_DIR": str(landing_folder(plan.home, plan.env)),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -161,14 +143,6 @@ def _checkout_version() -> str:
     except FileNotFoundError:
         return "unknown"
     return done.stdout.strip() or "unknown"
-
-
-def _connections_from(file: Path) -> dict[str, str]:
-    backend = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
-    return {
-        "AIRFLOW__SECRETS__BACKEND": backend,
-        "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(file)}),
-    }
 
 
 def _user_variables(plan: Plan) -> dict[str, str]:

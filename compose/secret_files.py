@@ -87,7 +87,12 @@ def read_secret(path: Path) -> str:
 
 
 def write_secret(path: Path, value: str) -> None:
-    """Put `value` into `path`, whole or not at all, readable by its owner alone."""
+    """Put `value` into `path`, whole or not at all, readable by its owner alone.
+
+    A file that holds it already is left alone, with the owner it was given.
+    """
+    if path.exists() and path.read_text() == value:
+        return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

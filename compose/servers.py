@@ -194,16 +194,18 @@ def redis_command(home: StackHome) -> list[str]:
     ]
 
 
-def wait_for_postgres(home: StackHome, addresses: Addresses, *, deadline_s: float) -> str:
+def wait_for_postgres(
+    secrets: Path, addresses: Addresses, *, log: Path | None, deadline_s: float
+) -> str:
     """Wait until Postgres answers the superuser; give its version."""
 
     def ask() -> str:
-        with _superuser(home, addresses) as cursor:
+        with _superuser(secrets, addresses) as cursor:
             cursor.execute("SHOW server_version")
             row = cursor.fetchone()
         return str(row[0]) if row else "unknown"
 
-    return _wait("Postgres", ask, psycopg2.Error, home.program_logs / "postgres.log", deadline_s)
+    return _wait("Postgres", ask, psycopg2.Error, log, deadline_s)
 
 
 def wait_for_redis(home: StackHome, addresses: Addresses, *, deadline_s: float) -> str:
@@ -217,11 +219,11 @@ def wait_for_redis(home: StackHome, addresses: Addresses, *, deadline_s: float) 
     return _wait("Redis", ask, redis.RedisError, home.program_logs / "redis.log", deadline_s)
 
 
-def make_databases(home: StackHome, addresses: Addresses) -> None:
+def make_databases(secrets: Path, addresses: Addresses) -> None:
     """Make the databases `airflow` and `warehouse`, each with a role of its own that owns it."""
     for role in ("airflow", "warehouse"):
-        password = read_secret(home.secrets / "postgres" / role)
-        with _superuser(home, addresses) as cursor:
+        password = read_secret(secrets / "postgres" / role)
+        with _superuser(secrets, addresses) as cursor:
             name = sql.Identifier(role)
             cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
             if not cursor.rowcount:
@@ -234,12 +236,12 @@ def make_databases(home: StackHome, addresses: Addresses) -> None:
 
 
 @contextmanager
-def _superuser(home: StackHome, addresses: Addresses) -> Iterator[psycopg2.extensions.cursor]:
+def _superuser(secrets: Path, addresses: Addresses) -> Iterator[psycopg2.extensions.cursor]:
     connection = psycopg2.connect(
         host=addresses.postgres_host,
         port=addresses.postgres_port,
         user="postgres",
-        password=read_secret(home.secrets / "postgres/superuser"),
+        password=read_secret(secrets / "postgres/superuser"),
         dbname="postgres",
         connect_timeout=5,
     )
@@ -252,7 +254,7 @@ def _superuser(home: StackHome, addresses: Addresses) -> Iterator[psycopg2.exten
 
 
 def _wait(
-    name: str, ask: Callable[[], str], error: type[Exception], log: Path, deadline_s: float
+    name: str, ask: Callable[[], str], error: type[Exception], log: Path | None, deadline_s: float
 ) -> str:
     end = time.monotonic() + deadline_s
     while True:
@@ -260,9 +262,16 @@ def _wait(
             return ask()
         except error as found:
             if time.monotonic() > end:
-                tail = log.read_text(errors="replace")[-1500:] if log.exists() else "(no log)"
                 raise ServerError(
                     f"Expected {name} to answer within {deadline_s:.0f} s, found: {found}\n"
-                    f"End of {log}:\n{tail}"
+                    f"{_end_of(log)}"
                 ) from None
             time.sleep(0.1)
+
+
+def _end_of(log: Path | None) -> str:
+    """Give the end of a server's log, or where it is to be found."""
+    if log is None:
+        return "Look into its log: docker compose logs"
+    tail = log.read_text(errors="replace")[-1500:] if log.exists() else "(no log)"
+    return f"End of {log}:\n{tail}"

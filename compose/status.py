@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from celery import Celery
 from rich.console import Console
 from rich.table import Table
 
+from compose.consumers import ask_for_queues
 from compose.home import StackHome
 from compose.secret_files import read_secret
 from compose.supervise import Supervisor
@@ -37,12 +37,8 @@ def consumed_queues(home: StackHome) -> dict[str, list[str]]:
 
     A worker that answers a ping may still consume nothing; this is what its health means.
     """
-    app = Celery(broker=read_secret(home.secrets / "flower/broker_url"))
-    answers: dict[str, Any] = app.control.inspect(timeout=2).active_queues() or {}
-    return {
-        name.partition("@")[0]: sorted(queue["name"] for queue in queues)
-        for name, queues in answers.items()
-    }
+    queues = ask_for_queues(read_secret(home.secrets / "flower/broker_url"))
+    return {name.partition("@")[0]: consumed for name, consumed in queues.items()}
 
 
 def _row(process: dict[str, Any], queues: dict[str, list[str]]) -> tuple[str, ...]:

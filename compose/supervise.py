@@ -24,7 +24,8 @@ import psutil
 
 from compose import launch
 from compose.home import StackHome
-from compose.programs import PROCESS_NAME, Program
+from compose.programs import COMMAND_LINE, PROCESS_NAME, Program
+from compose.secret_files import write_secret
 
 # Groups stop from the highest priority to the lowest, one after the other.
 ORPHAN_PATIENCE_S = 5
@@ -38,9 +39,20 @@ def group_of(program: str) -> str:
     return "workers" if program.startswith("worker") else "control"
 
 
-def write_configuration(home: StackHome, programs: Sequence[Program], port: int) -> None:
-    """Write supervisor's configuration and what the launcher reads."""
-    table = {
+class SupervisorError(RuntimeError):
+    """supervisord did not start; the message ends with what it printed."""
+
+
+def write_configuration(
+    home: StackHome, programs: Sequence[Program], port: int, *, command_line: dict[str, str]
+) -> None:
+    """Write supervisor's configuration and what the launcher reads.
+
+    Args:
+        port: of supervisord, on loopback.
+        command_line: environment of commands that people run against the stack.
+    """
+    table: dict[str, dict[str, Any]] = {
         name: {
             "command": [part.replace(PROCESS_NAME, name) for part in program.command],
             "env": program.env | ({"WORKER_NAME": name} if group_of(name) == "workers" else {}),
@@ -49,7 +61,8 @@ def write_configuration(home: StackHome, programs: Sequence[Program], port: int)
         for program in programs
         for name in _process_names(program)
     }
-    _write_private(home.programs_file, json.dumps(table, indent=1))
+    table[COMMAND_LINE] = {"env": command_line}
+    write_secret(home.programs_file, json.dumps(table, indent=1))
     password = secrets.token_urlsafe(32)
     sections = [_supervisord_section(home, port, password)]
     sections += [_program_section(home, program) for program in programs]
@@ -57,7 +70,7 @@ def write_configuration(home: StackHome, programs: Sequence[Program], port: int)
         members = ",".join(p.name for p in programs if group_of(p.name) == group)
         if members:
             sections.append(f"[group:{group}]\nprograms={members}\npriority={priority}\n")
-    _write_private(home.supervisor_conf, "\n".join(sections))
+    write_secret(home.supervisor_conf, "\n".join(sections))
 
 
 def _process_names(program: Program) -> Iterable[str]:
@@ -101,7 +114,8 @@ def _program_section(home: StackHome, program: Program) -> str:
         f"stopwaitsecs={program.stop_wait_s}\n"
         "killasgroup=true\n"
         "redirect_stderr=true\n"
-        f"stdout_logfile={_escape(home.program_logs)}/{name}.log\n"
+        # Expanded twice, unlike everything else.
+        f"stdout_logfile={_escape(_escape(home.program_logs))}/{name}.log\n"
         "stdout_logfile_maxbytes=10MB\n"
         "stdout_logfile_backups=3\n"
     )
@@ -110,12 +124,6 @@ def _program_section(home: StackHome, program: Program) -> str:
 def _escape(value: object) -> str:
     """Keep supervisor from expanding `%` in paths."""
     return str(value).replace("%", "%%")
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text)
 
 
 class Supervisor:
@@ -138,8 +146,8 @@ class Supervisor:
                 cwd=self.home.run,
                 preexec_fn=_die_with_parent if die_with_parent else None,
             )
-            record = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
-            (self.home.run / "session.json").write_text(json.dumps(record))
+            record = {"pid": process.pid, "born": _birth(process.pid)}
+            write_secret(self.home.run / "session.json", json.dumps(record))
         self._wait_for_answer(process)
 
     def _wait_for_answer(self, process: subprocess.Popen[bytes]) -> None:
@@ -150,7 +158,9 @@ class Supervisor:
                 return
             time.sleep(0.05)
         out = (self.home.program_logs / "supervisord.out").read_text()[-1500:]
-        raise RuntimeError(f"Expected supervisord to answer, found exit {process.poll()}:\n{out}")
+        raise SupervisorError(
+            f"Expected supervisord to answer, found exit {process.poll()}:\n{out}"
+        )
 
     @property
     def _rpc(self) -> Any:
@@ -181,12 +191,12 @@ class Supervisor:
         record = self._session()
         if record is None:
             return False
-        try:
-            process = psutil.Process(record["pid"])
-            same = abs(process.create_time() - record["created"]) < 1
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return bool(_birth(record["pid"]) == record["born"])
+
+    def has_started_everything(self) -> bool:
+        """Tell whether every program was started; a start that was cut short has not come to all."""
+        states = {process["statename"] for process in self.processes()}
+        return bool(states) and not states & {"STOPPED", "EXITED", "FATAL"}
 
     def stop(self, *, patience_s: float) -> list[str]:
         """Stop everything in order; kill what is left after `patience_s`.
@@ -198,18 +208,20 @@ class Supervisor:
         record = self._session()
         if record is None:
             return []
+        seen = self._descendants(record)
         if self.is_running():
             os.kill(record["pid"], signal.SIGTERM)
         end = time.monotonic() + patience_s
         while self.is_running() and time.monotonic() < end:
-            time.sleep(0.05)
+            time.sleep(0.1)
+            seen |= self._descendants(record)
         slow = [_name(process) for process in self._alive(record)] if self.is_running() else []
         for kill in (psutil.Process.terminate, psutil.Process.kill):
-            left = self._alive(record)
+            left = {*self._alive(record), *(process for process in seen if process.is_running())}
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     kill(process)
-            psutil.wait_procs(left, timeout=ORPHAN_PATIENCE_S)
+            psutil.wait_procs(list(left), timeout=ORPHAN_PATIENCE_S)
         (self.home.run / "session.json").unlink(missing_ok=True)
         return slow
 
@@ -220,15 +232,48 @@ class Supervisor:
             with contextlib.suppress(psutil.Error, ProcessLookupError):
                 if os.getsid(process.pid) != record["pid"]:
                     continue
-                if process.create_time() < record["created"] - 1:
-                    continue  # an older process: the session's number was used before
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
+    def _descendants(self, record: dict[str, Any]) -> set[psutil.Process]:
+        """Give what supervisord's programs started, also in sessions of their own (bash tasks)."""
+        if not self.is_running():
+            return set()
+        with contextlib.suppress(psutil.Error):
+            return set(psutil.Process(record["pid"]).children(recursive=True))
+        return set()
+
     def _session(self) -> dict[str, Any] | None:
+        """Give the recorded session; one of before the last boot is none."""
         file = self.home.run / "session.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        try:
+            record: dict[str, Any] = json.loads(file.read_text())
+            current = record["born"].split(":")[0] == _boot()
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+        return record if current else None
+
+
+def _boot() -> str:
+    """Name this boot of the machine; empty where the kernel does not say."""
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.exists() else ""
+
+
+def _birth(pid: int) -> str:
+    """Tell processes of the same number apart: boot and start in ticks, which no clock can shift."""
+    try:
+        if sys.platform == "linux":
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            zombie, started = stat[0] == "Z", stat[19]
+        else:
+            process = psutil.Process(pid)
+            zombie = process.status() == psutil.STATUS_ZOMBIE
+            started = str(process.create_time())
+    except (OSError, psutil.Error):
+        return f"{_boot()}:gone"
+    return f"{_boot()}:{'gone' if zombie else started}"
 
 
 def _name(process: psutil.Process) -> str:

@@ -17,9 +17,15 @@ from rich.console import Console
 from celery_stack.queues import Declarations, load_declarations
 from celery_stack.settings import SettingError, Settings
 from compose import launch, servers
-from compose.home import StackHome
+from compose.home import StackHome, artifacts_url, landing_folder
 from compose.ports import choose_ports, one_start_at_a_time
-from compose.programs import Plan, Program, airflow_environment, airflow_programs
+from compose.programs import (
+    Plan,
+    Program,
+    airflow_environment,
+    airflow_programs,
+    command_line_environment,
+)
 from compose.programs import servers as server_programs
 from compose.secret_files import Addresses, derive_secrets, make_secrets
 from compose.supervise import Supervisor, write_configuration
@@ -42,12 +48,17 @@ def bring_up(
     console: Console,
     *,
     die_with_parent: bool = False,
-) -> None:
-    """Start whatever is not running and wait until every component reports itself healthy.
+) -> bool:
+    """Start the stack and wait until every component reports itself healthy.
+
+    A stack that is up is left alone; one that was cut short while it started is started anew.
 
     Args:
         scale: `worker=4` for four processes of a worker pool, one without a word.
         die_with_parent: everything stops when this process does, however it ends.
+
+    Returns:
+        Whether it was this call that started it.
 
     Raises:
         SettingError: a variable has a wrong value; nothing was started.
@@ -60,23 +71,25 @@ def bring_up(
     home.make_folders()
     supervisor = Supervisor(home)
     with _one_start_per_home(home):
-        if supervisor.is_running():
+        if supervisor.has_started_everything():
             console.print("already running; to change its scale: make stop, then start again")
-            return
-        supervisor.stop(patience_s=10)  # what a killed supervisor left behind
+            return False
+        # What a killed supervisor, or a start that was cut short, left behind.
+        supervisor.stop(patience_s=STOP_PATIENCE_S)
         with one_start_at_a_time(), _stopped_on_failure(supervisor, console):
             ports = choose_ports(_wanted_ports(settings), home.ports_file)
             plan = Plan(home, env, settings, declarations, ports, processes)
             _start_servers(plan, supervisor, console, die_with_parent=die_with_parent)
             _initialise(plan, console)
             _start_airflow(plan, supervisor, console)
+    return True
 
 
 def _read_scale(scale: Sequence[str], declarations: Declarations) -> dict[str, int]:
     processes = {}
     for word in scale:
         name, _, number = word.partition("=")
-        if name not in declarations.workers or not number.isdigit():
+        if name not in declarations.workers or not (number.isascii() and number.isdecimal()):
             known = ", ".join(f"{worker}=N" for worker in declarations.workers)
             raise SettingError(f"SCALE must be made of {known}, got {word!r}.")
         if not 0 <= int(number) <= MAX_PROCESSES:
@@ -86,8 +99,11 @@ def _read_scale(scale: Sequence[str], declarations: Declarations) -> dict[str, i
 
 
 def _check_pipeline_settings(home: StackHome, env: Mapping[str, str]) -> None:
-    places = {"ARTIFACTS_URL": home.artifacts.as_uri(), "LANDING_DIR": str(home.landing)}
-    MLSettings.from_env(places | dict(env))
+    places = {
+        "ARTIFACTS_URL": artifacts_url(home, env),
+        "LANDING_DIR": str(landing_folder(home, env)),
+    }
+    MLSettings.from_env(dict(env) | places)
 
 
 def _wanted_ports(settings: Settings) -> dict[str, int]:
@@ -150,11 +166,16 @@ def _start_servers(
         servers.prepare_postgres(home)
         servers.prepare_redis(home, ports["redis"])
         programs = [*server_programs(plan), *airflow_programs(plan)]
-        write_configuration(home, programs, ports["supervisor"])
+        write_configuration(
+            home, programs, ports["supervisor"], command_line=command_line_environment(plan)
+        )
         supervisor.start(die_with_parent=die_with_parent)
         supervisor.start_group("servers")
-        version = servers.wait_for_postgres(home, addresses, deadline_s=SERVER_DEADLINE_S)
-        servers.make_databases(home, addresses)
+        log = home.program_logs / "postgres.log"
+        version = servers.wait_for_postgres(
+            home.secrets, addresses, log=log, deadline_s=SERVER_DEADLINE_S
+        )
+        servers.make_databases(home.secrets, addresses)
         detail.append(f"{version} on port {ports['postgres']}")
     with _step(console, "Redis") as detail:
         version = servers.wait_for_redis(home, addresses, deadline_s=SERVER_DEADLINE_S)
@@ -186,7 +207,8 @@ def _die_with_this_process() -> None:
 def _start_airflow(plan: Plan, supervisor: Supervisor, console: Console) -> None:
     with _step(console, "Airflow") as detail:
         supervisor.start_group("control")
-        supervisor.start_group("workers")
+        if any(plan.scale.get(name, 1) for name in plan.declarations.workers):
+            supervisor.start_group("workers")
         _wait_until_healthy(plan, supervisor)
         detail.append(", ".join(_describe(program) for program in airflow_programs(plan)))
 

@@ -19,12 +19,14 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pluggy
 
 from celery_stack.queues import Declarations, Pool, Queue, load_declarations
 from celery_stack.settings import Settings
+from celery_stack.warehouse.fence import CONNECTION as WAREHOUSE_CONNECTION
+from celery_stack.warehouse.fence import POOL as WAREHOUSE_POOL
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator
@@ -240,6 +242,29 @@ def _retry_problems(task: Task, declared: Declarations) -> Iterator[str]:
         )
 
 
+def _connection_problems(task: Task, declared: Declarations) -> Iterator[str]:
+    """Hold tasks that name the warehouse's connection to its pool; `write_rows` sees the others."""
+    if task.pool == WAREHOUSE_POOL:
+        return
+    for name, value in _arguments_of(task).items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if name.endswith("conn_id") and WAREHOUSE_CONNECTION in values:
+            yield (
+                f"{name} is {WAREHOUSE_CONNECTION!r}, which needs pool {WAREHOUSE_POOL!r}, found "
+                f"{task.pool!r}. Set pool={WAREHOUSE_POOL!r}."
+            )
+
+
+def _arguments_of(task: Task) -> dict[str, Any]:
+    """Give the operator's arguments and its function's by name; lists where they are mapped."""
+    given = {**vars(task), **getattr(task, "partial_kwargs", {})}
+    expanded = getattr(getattr(task, "expand_input", None), "value", None)
+    for more in (expanded, given.get("op_kwargs")):
+        if isinstance(more, dict):
+            given |= more
+    return given
+
+
 def _doc_of(task: Task) -> str:
     """Give doc_md, else the function's docstring, which Airflow forgets when a task is mapped."""
     function = getattr(task, "python_callable", None)
@@ -252,4 +277,5 @@ TASK_CHECKS: tuple[Callable[[Task, Declarations], Iterator[str]], ...] = (
     _pairing_problems,
     _timeout_problems,
     _retry_problems,
+    _connection_problems,
 )

@@ -109,6 +109,19 @@ class Settings(BaseModel):
         description="Seconds that a stopping worker gives its running tasks to finish.",
     )
 
+    WORKER_CHECK_S: int = Field(
+        30,
+        ge=2,
+        le=3600,
+        description="Seconds between two looks at whether a worker consumes (Docker); after four in vain it starts again.",
+    )
+    LOG_RETENTION_DAYS: int = Field(
+        30, ge=1, le=3650, description="Days after which task logs are deleted (Docker)."
+    )
+    METADATA_RETENTION_DAYS: int = Field(
+        90, ge=1, le=3650, description="Days after which old runs leave the metadata (Docker)."
+    )
+
     # DAGs and data.
     DAGS_FOLDER: str = Field(
         "", description="Folder of DAG files for the run without Docker; unset: dags."

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import PROJECT
+
 REPO = Path(__file__).parents[2]
-AIRFLOW_IMAGE = os.environ.get("AIRFLOW_IMAGE", "")
+AIRFLOW_IMAGE = f"airflow-celery-stack:{PROJECT}"
 CONFINED = [
     *("--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none"),  # noqa: S108 - in the container
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
 ]
-needs_image = pytest.mark.skipif(not AIRFLOW_IMAGE, reason="AIRFLOW_IMAGE names no built image")
+
+
+def needs_image(test: Callable[..., None]) -> Callable[..., None]:
+    """Run `test` on a real engine, after the stack has built its image."""
+    return pytest.mark.e2e(pytest.mark.usefixtures("stack")(test))
 
 
 def image_names() -> dict[str, str]:

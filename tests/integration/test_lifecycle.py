@@ -19,6 +19,7 @@ import pytest
 from compose.home import REPO, StackHome
 from compose.supervise import Supervisor
 from tests.integration.conftest import RunningStack, stack_command, stack_environment
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -62,6 +63,7 @@ def test_killed_supervisor_takes_its_programs_along_and_the_next_start_works(
     assert not set(ports(second_home)) & set(ports(stack.home)), "two stacks share a port"
     supervisor = json.loads((second_home.run / "session.json").read_text())["pid"]
     os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: living(second_home), lambda found: found == [], deadline_s=60)
     second = stack_command(env, "up")
     assert second.returncode == 0, second.stdout
     stopped = stack_command(env, "stop")

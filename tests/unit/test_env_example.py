@@ -13,6 +13,17 @@ from ml.settings import MLSettings
 
 LINE = re.compile(r"^# ([A-Z][A-Z0-9_]+)=(\S*)(?: +# .+)?$")
 SHARED = re.compile(r"\$\{([A-Z0-9_]+):-([^}]*)\}")
+COMPOSE_FILES = ("compose.yaml", *sorted(f"compose/{p.name}" for p in REPO.glob("compose/*.yaml")))
+# What Compose takes for a path when the variable is unset is no value that one would set.
+PLACES = {
+    "ARTIFACTS_URL",
+    "CA_BUNDLE",
+    "CODE_VERSION",
+    "LANDING_DIR",
+    "PIP_CONF",
+    "SECRETS_DIR",
+    "TASK_LOGS",
+}
 
 
 def documented() -> dict[str, str]:
@@ -25,11 +36,28 @@ def documented() -> dict[str, str]:
 
 def in_force() -> dict[str, str]:
     """Give each variable's default; one that is worked out at the start is empty."""
-    defaults = {"STACK_HOME": ""}
+    defaults = compose_defaults() | {"STACK_HOME": "", "API_URL": ""}
     for model in (Settings, MLSettings):
         for name, field in model.model_fields.items():
             defaults[name] = "" if field.is_required() else str(field.default)
     return defaults | {k: v.default for k, v in load_declarations({}).variables().items()}
+
+
+def compose_defaults() -> dict[str, str]:
+    """Give the default of each variable in the Compose files, which must agree on it."""
+    defaults: dict[str, str] = {}
+    for file in COMPOSE_FILES:
+        text = (REPO / file).read_text().replace("stack-workers}", "stack}")  # its own project
+        for name, default in SHARED.findall(text):
+            found = "" if name in PLACES else default
+            assert defaults.setdefault(name, found) == found or name == "CODE_VERSION", (file, name)
+    return defaults
+
+
+def test_compose_files_and_settings_have_the_same_defaults():
+    """A variable that both ways of running know has one default."""
+    compose = compose_defaults()
+    assert {n: d for n, d in compose.items() if in_force()[n] != d} == {}
 
 
 def test_every_variable_is_documented_with_its_default():

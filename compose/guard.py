@@ -1,0 +1,200 @@
+"""Run a worker in a container: see that it consumes, and stop it within its bound.
+
+`python -m compose.guard --node worker --queues default --stop-timeout-s 60 --check-s 30 -- COMMAND`
+
+A worker that answers but consumes nothing ends itself, and Docker starts it again. On SIGTERM the
+worker takes no new task and finishes what runs; what still runs at the bound is ended in such a way
+that its supervisor reports it, and goes to retry at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+HEALTHY = Path("/tmp/consuming")  # noqa: S108 - a tmpfs of the container's own
+CHECKS_IN_VAIN = 4
+FIRST_CHECKS_S = 2  # until it consumes for the first time
+START_PATIENCE_S = 120
+ANSWER_TIMEOUT_S = 5
+KILL_AFTER_S = 5  # between asking a task to end and ending it
+IDLE_PATIENCE_S = 15  # for a stopping worker without tasks
+REPORT_WITHIN_S = 15  # for the supervisors of ended tasks, then for everything
+
+
+class Guard:
+    """One worker process and what is known of it."""
+
+    def __init__(
+        self, command: list[str], node: str, queues: set[str], stop_s: float, check_s: float
+    ) -> None:
+        self.queues, self.stop_s, self.check_s = queues, stop_s, check_s
+        self.node = f"{node}@{socket.gethostname()}"
+        self.app = Celery(broker=_option("AIRFLOW__CELERY__BROKER_URL"))
+        self.asked_to_stop = threading.Event()
+        self.worker = subprocess.Popen(command)  # noqa: S603 - the stack's own command line
+        self.in_vain, self.consumed_once = 0, False
+        self.next_check = time.monotonic() + FIRST_CHECKS_S
+
+    def run(self) -> int:
+        """Watch the worker until it ends; give the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.asked_to_stop.set())
+        while self.worker.poll() is None:
+            if self.asked_to_stop.wait(0.5):
+                return self._stop()
+            if time.monotonic() >= self.next_check and not self._check():
+                self._stop()
+                return 1
+        return self.worker.returncode
+
+    def _check(self) -> bool:
+        """Look whether the worker consumes; False once it did not for too long."""
+        found = consumed_queues(self.app, self.node)
+        now = time.monotonic()
+        well = found is not None and found >= self.queues
+        if well:
+            HEALTHY.touch()
+            self.in_vain, self.consumed_once = 0, True
+        elif found is not None:  # without a broker there is nothing to consume: not its fault
+            self.in_vain += 1
+        self.next_check = now + (self.check_s if self.consumed_once else FIRST_CHECKS_S)
+        patience = CHECKS_IN_VAIN if self.consumed_once else START_PATIENCE_S / FIRST_CHECKS_S
+        if self.in_vain < patience:
+            return True
+        _say(
+            f"Expected {self.node} to consume {', '.join(sorted(self.queues))}, found "
+            f"{', '.join(sorted(found or ())) or 'nothing'} in {self.in_vain} checks: starting it again."
+        )
+        return False
+
+    def _stop(self) -> int:
+        """Stop the worker; its tasks get until the bound."""
+        HEALTHY.unlink(missing_ok=True)
+        logs = logs_of_running_tasks(self.app, self.node)  # once it stops it answers no more
+        self.worker.terminate()  # the main process alone: it takes nothing new and waits for its tasks
+        if self._finishes_its_tasks():
+            return self.worker.wait()
+        running = task_processes(self.worker.pid)
+        reason = (
+            f"WORKER_STOP_TIMEOUT_S={self.stop_s:g} has passed while its worker stops: "
+            "the task is ended here and goes to retry. For longer tasks raise it in .env."
+        )
+        _say(f"{self.node}: {reason} Tasks: {len(running)}.")
+        for slot in {slot for slot, _ in running} & logs.keys():
+            add_to_task_log(logs[slot], reason)
+        _signal_all((task for _, task in running), signal.SIGTERM)
+        if not self._ends_within(KILL_AFTER_S):
+            _signal_all((task for _, task in running), signal.SIGKILL)
+        if not self._ends_within(REPORT_WITHIN_S):
+            self.worker.kill()
+        return self.worker.wait()
+
+    def _finishes_its_tasks(self) -> bool:
+        """Wait until the worker ended; False if tasks still run at the bound."""
+        end = time.monotonic() + self.stop_s
+        idle_since = time.monotonic()
+        while not self._ends_within(0.5):
+            if task_processes(self.worker.pid):
+                idle_since = time.monotonic()
+                if idle_since >= end:
+                    return False
+            elif time.monotonic() - idle_since > IDLE_PATIENCE_S:
+                self.worker.kill()  # nothing runs: it waits for a broker that is gone
+        return True
+
+    def _ends_within(self, seconds: float) -> bool:
+        try:
+            self.worker.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def consumed_queues(app: Celery, node: str) -> set[str] | None:
+    """Ask `node` which queues it consumes; None if the broker does not answer."""
+    try:
+        answers = app.control.inspect([node], timeout=ANSWER_TIMEOUT_S).active_queues() or {}
+    except (OperationalError, OSError):
+        return None
+    return {queue["name"] for queue in answers.get(node, [])}
+
+
+def task_processes(worker: int) -> list[tuple[int, int]]:
+    """Give each running task below the Celery process `worker`: its supervisor's pid and its own."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    return [(slot, task) for slot in children.get(worker, []) for task in children.get(slot, [])]
+
+
+def logs_of_running_tasks(app: Celery, node: str) -> dict[int, Path]:
+    """Ask `node` what it runs: pid of the slot → log file of its task; {} if it does not answer."""
+    folder = Path(os.environ.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", "/opt/airflow/logs"))
+    with contextlib.suppress(OperationalError, OSError, ValueError, KeyError, TypeError):
+        answers = app.control.inspect([node], timeout=ANSWER_TIMEOUT_S).active() or {}
+        # One argument: Airflow's workload, which names the log relative to the folder of logs.
+        return {
+            task["worker_pid"]: folder / json.loads(task["args"][0])["log_path"]
+            for task in answers.get(node, [])
+        }
+    return {}
+
+
+def add_to_task_log(log: Path, message: str) -> None:
+    """Append `message` to the task's `log`, a JSON line like those of Airflow."""
+    line = {"timestamp": datetime.now(UTC).isoformat(), "level": "error", "event": message}
+    with contextlib.suppress(OSError), log.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _signal_all(processes: Iterable[int], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def _option(name: str) -> str:
+    """Give an Airflow option as Airflow reads it: what its `…_CMD` prints, else its value."""
+    command = os.environ.get(f"{name}_CMD")
+    if command is None:
+        return os.environ[name]
+    return Path(command.removeprefix("cat ").strip("'")).read_text()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the container's log
+
+
+def main() -> int:
+    """Run the worker that the command line describes; give its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m compose.guard")
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--queues", required=True)
+    parser.add_argument("--stop-timeout-s", type=float, required=True)
+    parser.add_argument("--check-s", type=float, required=True)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    command = [word for word in options.command if word != "--"]
+    queues = set(options.queues.split(","))
+    return Guard(command, options.node, queues, options.stop_timeout_s, options.check_s).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

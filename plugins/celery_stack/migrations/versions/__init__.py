@@ -1,0 +1,1 @@
+"""One module per step, run in the order of their revisions."""
