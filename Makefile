@@ -67,6 +67,9 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)
 	@$(BIN)/python -m celery_stack.check_dags $(DAGS)
 
+bench-io: .venv/.ready  ## Rows per second into the warehouse, against other ways (ROWS=1000000)
+	@$(BIN)/python -m tests.benchmarks.bench_io $(ROWS)
+
 ##@ Keeping house
 setup: .venv/.ready  ## Install the hash-locked packages into .venv
 
@@ -88,4 +91,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train status logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test check-dags setup lock clean
+  test check-dags bench-io setup lock clean

@@ -4,7 +4,7 @@ load → preprocess → train (one task per candidate, on `cpu_train`) → evalu
 
 | task | does | queue |
 |---|---|---|
-| load | checks the newest table in the landing folder; a bad one is refused with each fault listed, and the last good data stays in use | default |
+| load | checks the newest table in the landing folder; a bad one is refused with each fault listed, and the last good data stays current | default |
 | preprocess | holds out a stratified test part, by a seed that is fixed beforehand | default |
 | train | tunes a candidate by repeated cross-validation, fits it with its decision threshold | cpu_train |
 | evaluate | takes the best candidate and measures it on the held-out rows | default |
