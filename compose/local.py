@@ -43,7 +43,8 @@ console = make_console()
 def main() -> int:
     """Run one command; give its exit code."""
     arguments = _parse()
-    for name in ("SIGTERM", "SIGHUP"):
+    # SIGINT too: started in the background of a shell, Python would ignore it.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         env = read_environment(os.environ)
