@@ -97,6 +97,12 @@ def artifacts_url(home: StackHome, env: Mapping[str, str]) -> str:
     return wanted.rstrip("/") if "://" in wanted else f"file://{as_folder(wanted)}"
 
 
+def shown(path: Path | str) -> str:
+    """Give a path or `file://` URL as it is shown: from the checkout on, where it lies in it."""
+    text = str(path).removeprefix("file://")
+    return text.removeprefix(f"{REPO}/")
+
+
 def landing_folder(home: StackHome, env: Mapping[str, str]) -> Path:
     """Give where new data files arrive: `LANDING_DIR`, else the home."""
     return as_folder(env.get("LANDING_DIR", str(home.landing)))

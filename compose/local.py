@@ -15,7 +15,7 @@ from celery_stack.settings import SettingError, Settings
 from compose import launch
 from compose.client import AirflowClient, StackError
 from compose.follow import make_console
-from compose.home import StackHome, artifacts_url, find_home, read_environment
+from compose.home import StackHome, artifacts_url, find_home, read_environment, shown
 from compose.ports import NoFreePortError
 from compose.programs import COMMAND_LINE
 from compose.secret_files import read_secret
@@ -81,7 +81,8 @@ def up(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -
     console.print(f"\n  Airflow   http://127.0.0.1:{ports['api']}   user {user}")
     console.print(f"  Flower    http://127.0.0.1:{ports['flower']}   the same user")
     console.print(
-        f"  password  in {home.secrets / 'admin/password'}, or: make password", soft_wrap=True
+        f"  password  in {shown(home.secrets / 'admin/password')}, or: make password",
+        soft_wrap=True,
     )
     console.print("  make train · make status · make logs · make stop")
     return 0

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from compose.client import DONE, AirflowClient
 from compose.follow import follow_run, metrics_table
+from compose.home import shown
 
 TRAINING = "wdbc_training"
 RUN_DEADLINE_S = 1800
@@ -36,7 +37,7 @@ def _show_model(client: AirflowClient, console: Console, run_id: str, artifacts:
         f"Held out: {sum(counts.values())} rows, {counts['false_negative']} malignant missed, "
         f"{counts['false_positive']} false alarms."
     )
-    folder = f"{artifacts}/models/{manifest['version']}".removeprefix("file://")
+    folder = shown(f"{artifacts}/models/{manifest['version']}")
     console.print(f"Model {manifest['version']} ({manifest['candidate']}) is in:")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
     by_worker: dict[str, list[str]] = {}

@@ -17,7 +17,7 @@ from rich.console import Console
 from celery_stack.queues import Declarations, load_declarations
 from celery_stack.settings import SettingError, Settings
 from compose import launch, servers
-from compose.home import StackHome, artifacts_url, landing_folder
+from compose.home import StackHome, artifacts_url, landing_folder, shown
 from compose.ports import choose_ports, one_start_at_a_time
 from compose.programs import (
     Plan,
@@ -161,7 +161,7 @@ def _start_servers(
     with _step(console, "secrets") as detail:
         make_secrets(home.secrets)
         derive_secrets(home.secrets, addresses, admin_user=plan.settings.ADMIN_USER)
-        detail.append(f"in {home.secrets}")
+        detail.append(f"in {shown(home.secrets)}")
     with _step(console, "Postgres") as detail:
         servers.prepare_postgres(home)
         servers.prepare_redis(home, ports["redis"])
