@@ -140,9 +140,13 @@ def test_worker_that_consumes_nothing_replaces_itself(stack: ComposeStack):
     url = f"http://127.0.0.1:{FLOWER_PORT}/api/worker/queue/cancel-consumer"
     login = ("admin", stack.password)
     node = f"worker@{worker['Config']['Hostname']}"
-    httpx.get(f"http://127.0.0.1:{FLOWER_PORT}/api/workers?refresh=1", auth=login, timeout=30)
-    answer = httpx.post(f"{url}/{node}", params={"queue": "default"}, auth=login, timeout=30)
-    assert answer.status_code == 200, answer.text
+
+    def cancel() -> httpx.Response:
+        # Flower answers 404 until it has heard of the worker.
+        httpx.get(f"http://127.0.0.1:{FLOWER_PORT}/api/workers?refresh=1", auth=login, timeout=30)
+        return httpx.post(f"{url}/{node}", params={"queue": "default"}, auth=login, timeout=30)
+
+    wait_for(cancel, lambda answer: answer.status_code == 200, deadline_s=60)
     wait_for(
         lambda: stack.running("worker"),
         lambda found: bool(found) and found[0]["RestartCount"] > worker["RestartCount"],
