@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -16,6 +19,7 @@ from tests.integration.conftest import RunningStack
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
+Seen = TypeVar("Seen")
 
 
 def test_failing_task_retries_with_growing_capped_delays(stack: RunningStack):
@@ -69,8 +73,7 @@ def test_every_worker_consumes_its_queues(stack: RunningStack):
 def test_workers_hold_no_way_into_the_metadata_database(stack: RunningStack):
     """Neither the environment nor the files that a worker is told of name it."""
     secret = read_secret(stack.home.secrets / "postgres/airflow")
-    for process in _processes(stack, "worker"):
-        told = " ".join(process.environ().values())
+    for told in _look_at(stack, "worker", lambda process: " ".join(process.environ().values())):
         assert "sql_alchemy_conn" not in told
         assert secret not in told
 
@@ -79,9 +82,8 @@ def test_no_secret_is_on_a_command_line_or_in_an_environment(stack: RunningStack
     """Every generated secret stays in its file."""
     files = [p for p in stack.home.secrets.rglob("*") if p.is_file()]
     secrets = {read_secret(path) for path in files}
-    for process in _processes(stack, ""):
-        shown = " ".join([*process.cmdline(), *process.environ().values()])
-        assert not [secret for secret in secrets if secret in shown], process.name()
+    for name, shown in _look_at(stack, "", _what_it_shows):
+        assert not [secret for secret in secrets if secret in shown], name
 
 
 def test_no_secret_is_logged(stack: RunningStack):
@@ -95,10 +97,9 @@ def test_no_secret_is_logged(stack: RunningStack):
 
 def test_everything_listens_on_loopback_only(stack: RunningStack):
     """No port of the stack is open to other machines."""
-    for process in _processes(stack, ""):
-        for connection in process.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                assert connection.laddr.ip in ("127.0.0.1", "::1"), (process.name(), connection)
+    doors = [door for doors in _look_at(stack, "", _open_doors) for door in doors]
+    assert len(doors) > 3, doors
+    assert {address for _, address in doors} <= {"127.0.0.1", "::1"}, doors
 
 
 def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
@@ -125,14 +126,35 @@ def test_status_names_every_program(stack: RunningStack):
         assert name in shown.stdout
 
 
-def _processes(stack: RunningStack, prefix: str) -> list[psutil.Process]:
-    """Give the supervised processes whose name starts with `prefix`, and all they started."""
-    found = []
-    for process in Supervisor(stack.home).processes():
-        if process["name"].startswith(prefix) and process["pid"]:
-            parent = psutil.Process(process["pid"])
-            found += [parent, *parent.children(recursive=True)]
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+def _look_at(
+    stack: RunningStack, prefix: str, look: Callable[[psutil.Process], Seen]
+) -> list[Seen]:
+    """Look at the supervised processes whose name starts with `prefix`, and at all they started.
+
+    Tasks and health checks come and go: one that ended before it was looked at shows nothing.
+    """
+    seen = []
+    for program in Supervisor(stack.home).processes():
+        if program["name"].startswith(prefix) and program["pid"]:
+            parent = psutil.Process(program["pid"])
+            for process in [parent, *parent.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    seen.append(look(process))
+    assert seen, f"no process of {prefix!r} could be looked at"
+    return seen
+
+
+def _what_it_shows(process: psutil.Process) -> tuple[str, str]:
+    return process.name(), " ".join([*process.cmdline(), *process.environ().values()])
+
+
+def _open_doors(process: psutil.Process) -> list[tuple[str, str]]:
+    """Give name and address of each port that the process listens on."""
+    return [
+        (process.name(), connection.laddr.ip)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
 
 
 def _time(text: str) -> datetime:
