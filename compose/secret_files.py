@@ -53,8 +53,8 @@ def make_secrets(folder: Path) -> None:
 
 def derive_secrets(folder: Path, addresses: Addresses, *, admin_user: str) -> None:
     """Write, for each group of readers, the addresses that carry passwords."""
-    metadata = _postgres_url(folder, addresses, "airflow")
-    warehouse = _postgres_url(folder, addresses, "warehouse")
+    metadata = postgres_url(folder, addresses, "airflow")
+    warehouse = postgres_url(folder, addresses, "warehouse")
     redis = (
         f"redis://:{quote(read_secret(folder / 'redis/password'), safe='')}"
         f"@{addresses.redis_host}:{addresses.redis_port}"
@@ -101,7 +101,8 @@ def write_secret(path: Path, value: str) -> None:
     draft.replace(path)
 
 
-def _postgres_url(folder: Path, addresses: Addresses, role: str) -> str:
+def postgres_url(folder: Path, addresses: Addresses, role: str) -> str:
+    """Give the address of the database that belongs to `role`, password included."""
     password = quote(read_secret(folder / "postgres" / role), safe="")
     return (
         f"postgresql://{role}:{password}@{addresses.postgres_host}:{addresses.postgres_port}/{role}"

@@ -21,7 +21,7 @@ import redis
 from psycopg2 import sql
 
 from compose.home import StackHome
-from compose.secret_files import Addresses, read_secret
+from compose.secret_files import Addresses, postgres_url, read_secret
 
 OLDEST_REDIS_ON_PATH = 7
 SERVER_USER = "nobody"
@@ -233,6 +233,23 @@ def make_databases(secrets: Path, addresses: Addresses) -> None:
             if not cursor.rowcount:
                 cursor.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(name))
                 cursor.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+
+
+def prepare_warehouse(secrets: Path, addresses: Addresses, *, connection_limit: int) -> None:
+    """Bring the warehouse's schema up to date; its role may open `connection_limit` connections.
+
+    Raises:
+        ServerError: the warehouse does not answer.
+    """
+    from celery_stack.migrate import MigrationError, migrate  # SQLAlchemy: only a start needs it
+    from celery_stack.warehouse.role import limit_connections
+
+    with _superuser(secrets, addresses) as cursor:
+        limit_connections(cursor, connection_limit)
+    try:
+        migrate(postgres_url(secrets, addresses, "warehouse"))
+    except MigrationError as error:
+        raise ServerError(str(error)) from None
 
 
 @contextmanager

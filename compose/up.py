@@ -16,6 +16,7 @@ from rich.console import Console
 
 from celery_stack.queues import Declarations, load_declarations
 from celery_stack.settings import SettingError, Settings
+from celery_stack.warehouse.role import connection_limit
 from compose import launch, servers
 from compose.home import StackHome, artifacts_url, landing_folder, shown
 from compose.ports import choose_ports, one_start_at_a_time
@@ -176,6 +177,8 @@ def _start_servers(
             home.secrets, addresses, log=log, deadline_s=SERVER_DEADLINE_S
         )
         servers.make_databases(home.secrets, addresses)
+        limit = connection_limit(plan.declarations)
+        servers.prepare_warehouse(home.secrets, addresses, connection_limit=limit)
         detail.append(f"{version} on port {ports['postgres']}")
     with _step(console, "Redis") as detail:
         version = servers.wait_for_redis(home, addresses, deadline_s=SERVER_DEADLINE_S)

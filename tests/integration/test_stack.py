@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import signal
 from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
 import psutil
+import psycopg
 import pytest
 
+from celery_stack.queues import load_declarations
+from celery_stack.warehouse.role import connection_limit
 from compose.secret_files import read_secret
 from compose.status import consumed_queues
 from compose.supervise import Supervisor
@@ -76,6 +80,16 @@ def test_workers_hold_no_way_into_the_metadata_database(stack: RunningStack):
     for told in _look_at(stack, "worker", lambda process: " ".join(process.environ().values())):
         assert "sql_alchemy_conn" not in told
         assert secret not in told
+
+
+def test_warehouse_is_migrated_and_its_role_limited(stack: RunningStack):
+    """A start brings the tables, and the database itself holds the pool's line."""
+    url = json.loads((stack.home.secrets / "worker/connections.json").read_text())["warehouse"]
+    with psycopg.connect(url) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert {"observations", "predictions", "write_fences"} <= {row[0] for row in tables}
+        limit = connection.execute("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user")
+        assert limit.fetchone() == (connection_limit(load_declarations(stack.env)),)
 
 
 def test_no_secret_is_on_a_command_line_or_in_an_environment(stack: RunningStack):

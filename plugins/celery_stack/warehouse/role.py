@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
-from celery_stack.queues import load_declarations
+from celery_stack.queues import Declarations
 from celery_stack.warehouse.fence import POOL
 
 ROLE = "warehouse"
@@ -19,13 +18,13 @@ class Cursor(Protocol):
     def execute(self, query: Any, /) -> object: ...
 
 
-def connection_limit(env: Mapping[str, str]) -> int:
+def connection_limit(declared: Declarations) -> int:
     """Give the connections that the role may hold at once: `PG_IO_SLOTS` and a margin.
 
-    Raises:
-        SettingError: a variable or the queues file is wrong.
+    Where the pool is not declared nobody writes: the margin alone.
     """
-    return load_declarations(env).pools[POOL].slots + MARGIN
+    pool = declared.pools.get(POOL)
+    return (pool.slots if pool else 0) + MARGIN
 
 
 def limit_connections(cursor: Cursor, limit: int) -> None:

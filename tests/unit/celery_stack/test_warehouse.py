@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from celery_stack.migrate import MigrationError, main, migrate, read_url
+from celery_stack.queues import load_declarations
 from celery_stack.warehouse import PoolError, write_rows
 from celery_stack.warehouse.fence import Writer, writer_of
 from celery_stack.warehouse.role import connection_limit, limit_connections
@@ -59,8 +60,8 @@ def test_package_is_light_to_import():
 
 def test_role_is_limited_to_the_pool_s_slots_and_a_margin():
     """PG_IO_SLOTS moves it."""
-    assert connection_limit({}) == 6
-    assert connection_limit({"PG_IO_SLOTS": "10"}) == 12
+    assert connection_limit(load_declarations({})) == 6
+    assert connection_limit(load_declarations({"PG_IO_SLOTS": "10"})) == 12
     said: list[str] = []
     limit_connections(SimpleNamespace(execute=said.append), 6)  # type: ignore[arg-type]
     assert said == ["ALTER ROLE warehouse CONNECTION LIMIT 6"]
