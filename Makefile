@@ -70,6 +70,9 @@ check-dags: .venv/.ready  ## Check the DAG files of a folder against the policie
 bench-io: .venv/.ready  ## Rows per second into the warehouse, against other ways (ROWS=1000000)
 	@$(BIN)/python -m tests.benchmarks.bench_io $(ROWS)
 
+bench-model: .venv/.ready  ## What a trained model can be expected to reach: nested cross-validation (some ten minutes)
+	@$(BIN)/python -m tests.benchmarks.bench_model $(REPEATS)
+
 ##@ Keeping house
 setup: .venv/.ready  ## Install the hash-locked packages into .venv
 
@@ -91,4 +94,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train status logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test check-dags bench-io setup lock clean
+  test check-dags bench-io bench-model setup lock clean

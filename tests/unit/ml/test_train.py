@@ -112,10 +112,11 @@ def test_the_stored_model_needs_only_scikit_learn(
 def test_the_scaler_learns_from_training_rows_only(split: Split) -> None:
     """The scaler is a step of the pipeline, so each fold fits its own."""
     for name in CANDIDATE_NAMES:
-        assert [step for step, _ in build_pipeline(name, 42).steps] == ["scaler", "model"]
+        steps = [step for step, _ in build_pipeline(name, 42).steps]
+        assert steps == ["root", "scaler", "model"]
     half = split.train.head(200)
     fitted = build_pipeline("svm", 42).fit(features_of(half), labels_of(half))
-    assert np.allclose(fitted["scaler"].mean_, features_of(half).mean())
+    assert np.allclose(fitted["scaler"].mean_, np.sqrt(features_of(half)).mean())
 
 
 def test_threshold_score_is_scikit_learns_f_beta() -> None:
