@@ -67,8 +67,9 @@ def airflow_programs(plan: Plan) -> list[Program]:
     """Give Airflow's components, Flower, and one program per worker pool."""
     control = airflow_environment(plan, "control")
     api_server = api_server_command(host="127.0.0.1", port=plan.ports["api"])
+    flower_url = {"FLOWER_URL": f"http://127.0.0.1:{plan.ports['flower']}"}
     return [
-        Program("api-server", api_server, control),
+        Program("api-server", api_server, control | flower_url),
         Program("scheduler", scheduler_command(), control),
         Program("dag-processor", dag_processor_command(), control),
         Program("triggerer", triggerer_command(), control),

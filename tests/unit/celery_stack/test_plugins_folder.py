@@ -11,13 +11,6 @@ from airflow._shared.module_loading import find_path_from_directory
 from airflow._shared.plugins_manager import _load_plugins_from_plugin_directory
 
 PLUGINS = Path(__file__).parents[3] / "plugins"
-PLUGIN_FILE = """
-from airflow.plugins_manager import AirflowPlugin
-
-
-class StackPlugin(AirflowPlugin):
-    name = "stack"
-"""
 
 
 def python_files(folder: Path) -> set[str]:
@@ -27,16 +20,15 @@ def python_files(folder: Path) -> set[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the plugins folder with a plugin file in it."""
+    """A copy of the plugins folder."""
     folder = tmp_path / "plugins"
     shutil.copytree(PLUGINS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "stack_plugin.py").write_text(PLUGIN_FILE)
     return folder
 
 
 def test_only_the_plugin_file_is_run_as_a_plugin() -> None:
     """No module of the package is found in the folder as it is."""
-    assert python_files(PLUGINS) <= {"stack_plugin.py"}
+    assert python_files(PLUGINS) == {"stack_plugin.py"}
 
 
 def test_loading_the_folder_gives_the_plugin_and_no_stray_module(
@@ -44,9 +36,12 @@ def test_loading_the_folder_gives_the_plugin_and_no_stray_module(
 ) -> None:
     """The loader runs the plugin file only: no module named `queues` or `policies` appears."""
     monkeypatch.delitem(sys.modules, "stack_plugin", raising=False)
+    monkeypatch.setenv("FLOWER_URL", "http://localhost:5555")
     plugins, errors = _load_plugins_from_plugin_directory(str(folder))
-    assert [plugin.name for plugin in plugins] == ["stack"]
+    assert [plugin.name for plugin in plugins] == ["celery_stack"]
     assert errors == {}
+    (link,) = plugins[0].external_views
+    assert (link["name"], link["href"]) == ("Flower", "http://localhost:5555")
     assert not {"queues", "policies", "hostname"} & set(sys.modules)
 
 
