@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,14 +34,21 @@ def choose_ports(wanted: Mapping[str, int], remembered: Path) -> dict[str, int]:
 
 
 @contextmanager
-def one_start_at_a_time() -> Iterator[None]:
+def one_start_at_a_time(say: Callable[[str], object]) -> Iterator[None]:
     """Hold off other stacks' starts on this machine until this one's servers listen.
 
     The lock is on the folder for temporary files itself: nothing is left behind.
+
+    Args:
+        say: told when another start has to be waited for.
     """
     handle = os.open(tempfile.gettempdir(), os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another stack is starting on this machine: waiting until it is up")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

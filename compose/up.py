@@ -77,7 +77,7 @@ def bring_up(
             return False
         # What a killed supervisor, or a start that was cut short, left behind.
         supervisor.stop(patience_s=STOP_PATIENCE_S)
-        with one_start_at_a_time(), _stopped_on_failure(supervisor, console):
+        with one_start_at_a_time(console.print), _stopped_on_failure(supervisor, console):
             ports = choose_ports(_wanted_ports(settings), home.ports_file)
             plan = Plan(home, env, settings, declarations, ports, processes)
             _start_servers(plan, supervisor, console, die_with_parent=die_with_parent)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
-from celery_stack.settings import SettingError, setting_error
+from celery_stack.settings import SettingError, is_whole_number, setting_error
 
 DECLARATION_FILE = Path(__file__).with_name("queues.toml")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -245,8 +245,7 @@ def _read_number(env: Mapping[str, str], name: str, default: int, largest: int) 
     text = env.get(name)
     if not text:
         return default
-    # int() alone would let through signs, spaces, underscores and the digits of other scripts
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= largest):
+    if not (is_whole_number(text) and 1 <= int(text) <= largest):
         raise setting_error(name, f"a whole number from 1 to {largest}", text)
     return int(text)
 

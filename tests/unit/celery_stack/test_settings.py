@@ -19,6 +19,8 @@ def test_unset_and_empty_variables_take_their_defaults():
     [
         ("API_PORT", "abc", "a whole number from 1024 to 32767"),
         ("API_PORT", "40000", "a whole number from 1024 to 32767"),
+        ("PARALLELISM", "32.0", "a whole number from 1 to 4096"),
+        ("PARALLELISM", "3_2", "a whole number from 1 to 4096"),
         ("RETRY_BACKOFF", "0.5", "a number from 1 to 10"),
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR"),
         ("ADMIN_EMAIL", "nobody", r"text matching ^[^@\s]+@[^@\s]+$"),

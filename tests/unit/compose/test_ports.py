@@ -1,11 +1,12 @@
 """Ports are free, remembered, and below the range that the kernel hands out."""
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from compose.ports import HIGHEST, NoFreePortError, choose_ports
+from compose.ports import HIGHEST, NoFreePortError, choose_ports, one_start_at_a_time
 
 
 @pytest.fixture
@@ -53,3 +54,22 @@ def test_no_free_port_is_an_error_that_names_the_range(tmp_path: Path, monkeypat
     monkeypatch.setattr("compose.ports._is_free", lambda port, taken: False)
     with pytest.raises(NoFreePortError, match="from 32000 to 32767"):
         choose_ports({"api": 32000}, tmp_path / "ports.json")
+
+
+def test_second_start_says_that_it_waits_and_goes_on_once_the_first_is_up(monkeypatch, tmp_path):
+    """Nobody stares at a silent terminal."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    said, waiting, up = [], threading.Event(), threading.Event()
+
+    def start_second() -> None:
+        with one_start_at_a_time(lambda line: (said.append(line), waiting.set())):
+            up.set()
+
+    with one_start_at_a_time(said.append):
+        second = threading.Thread(target=start_second)
+        second.start()
+        assert waiting.wait(10)
+        assert not up.is_set()
+    second.join(10)
+    assert up.is_set()
+    assert said == ["another stack is starting on this machine: waiting until it is up"]
