@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -69,6 +70,39 @@ def test_killed_supervisor_takes_its_programs_along_and_the_next_start_works(
     stopped = stack_command(env, "stop")
     assert stopped.returncode == 0, stopped.stdout
     assert living(second_home) == []
+
+
+def test_commands_work_from_another_directory(stack: RunningStack, tmp_path: Path):
+    """`make -C` finds the stack that runs; a scaled worker pool shows each of its workers."""
+    make = ["make", "-C", str(REPO), "status"]
+    done = subprocess.run(make, env=stack.env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "worker-2" in done.stdout
+
+
+def test_logs_follow_the_programs_that_were_asked_for(stack: RunningStack):
+    """`make logs SERVICE=worker` shows both workers, and nothing of the scheduler."""
+    command = ["make", "logs", "SERVICE=worker"]
+    tail = subprocess.Popen(
+        command,
+        env=stack.env,
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that the interrupt reaches tail too, as from a terminal
+    )
+    assert tail.stdout is not None
+    headers: list[str] = []
+    try:
+        for line in tail.stdout:
+            if line.startswith("==>"):
+                headers.append(Path(line.split()[1]).name)
+            if len(headers) == 2:
+                break
+    finally:
+        os.killpg(tail.pid, signal.SIGINT)
+        tail.communicate(timeout=30)
+    assert headers == ["worker-1.log", "worker-2.log"]
 
 
 def test_wrong_setting_is_one_line_and_starts_nothing(second_home: StackHome):

@@ -8,7 +8,7 @@ import json
 import signal
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import psycopg
@@ -130,6 +130,30 @@ def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
         lambda queues: queues.get("worker-2") == ["default"],
         deadline_s=60,
     )
+
+
+def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack):
+    """kill -9 of servers and components alike: all of it is healthy again, and a run succeeds."""
+    killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_no_worker(p)}
+    assert len(killed) == 7, killed
+    for pid in killed.values():
+        psutil.Process(pid).kill()
+    wait_for(
+        lambda: [
+            p["name"]
+            for p in Supervisor(stack.home).processes()
+            if p["statename"] != "RUNNING" or p["pid"] == killed.get(p["name"])
+        ],
+        lambda down: not down,
+        deadline_s=60,
+    )
+    wait_for(lambda: stack.command("status").returncode, lambda code: code == 0, deadline_s=60)
+    run_id = stack.run("frames")
+    assert stack.client.run_state("frames", run_id) == "success"
+
+
+def _is_no_worker(program: dict[str, Any]) -> bool:
+    return program["group"] != "workers"
 
 
 def test_status_names_every_program(stack: RunningStack):
