@@ -53,6 +53,8 @@ _ROWS_SHOWN = 5
 class DatasetError(ValueError):
     """A data file or table cannot be used; the message lists every fault and says what to do."""
 
+    retryable = False  # whoever runs the step: the same data fails again
+
 
 def validate_table(table: DataFrame, *, source: str = "table") -> DataFrame:
     """Give the table in its canonical form: column order, types, rows ordered by `observation_id`.

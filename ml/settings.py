@@ -31,6 +31,8 @@ _EXPECTED = {
 class MLSettingError(ValueError):
     """A setting is wrong or missing; the message is one line: variable, expected, found, remedy."""
 
+    retryable = False
+
 
 class MLSettings(BaseModel):
     """Every variable of the pipeline; a field's name is the variable's name."""

@@ -1,8 +1,8 @@
 """Cluster policies: what Airflow checks and fills in whenever it parses a DAG file.
 
 Refused is what could only wait for ever, run without bound or leave nobody to ask; every mistake
-of a DAG is reported at once, one line each. Filled in are the backoff of retries and its cap, where
-the author named none. `python -m celery_stack.check_dags FOLDER` runs the same checks without a
+of a DAG is reported at once, one line each. Filled in are the retry policy (`celery_stack.retries`),
+the backoff and its cap, where the author named none. `python -m celery_stack.check_dags FOLDER` runs the same checks without a
 stack.
 
 Policies run in workers too, so they see files and environment only. `POLICY_EXEMPT_PATHS` names the
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 hookimpl = pluggy.HookimplMarker("airflow.policy")
 
 # The settings that policies read: no other variable of the process may stop a DAG.
-SETTINGS = ("POLICY_EXEMPT_PATHS", "RETRY_BACKOFF", "MAX_RETRY_DELAY_S")
+SETTINGS = ("POLICY_EXEMPT_PATHS", "RETRY_BACKOFF", "MAX_RETRY_DELAY_S", "RETRY_JITTER")
 STOCK_OWNER = "airflow"
 NAMES_RETRIES = re.compile(r"\bretr(y|ies|ied|ying)\b", re.IGNORECASE)
 
@@ -54,6 +54,7 @@ class Rules:
     exempt_paths: tuple[str, ...]
     retry_backoff: float
     max_retry_delay: timedelta
+    retry_jitter: float
 
 
 @cache
@@ -70,6 +71,7 @@ def read_rules() -> Rules:
         exempt_paths=tuple(path for path in paths if path),
         retry_backoff=settings.RETRY_BACKOFF,
         max_retry_delay=timedelta(seconds=settings.MAX_RETRY_DELAY_S),
+        retry_jitter=settings.RETRY_JITTER,
     )
 
 
@@ -92,7 +94,9 @@ def dag_policy(dag: DAG) -> None:
 
 @hookimpl(trylast=True)
 def task_policy(task: Task) -> None:
-    """Fill in the backoff of retries and its cap, where the author named none."""
+    """Fill in the retry policy, the backoff and its cap, where the author named none."""
+    from celery_stack.retries import StackRetryPolicy  # not above, see hookimpl
+
     rules = read_rules()
     if task.dag is not None and is_exempt(task.dag, rules):
         return
@@ -100,9 +104,11 @@ def task_policy(task: Task) -> None:
     if task.retry_exponential_backoff == 0 and not _switched_off(task):
         task.retry_exponential_backoff = rules.retry_backoff
     if task.max_retry_delay is None:
-        # An author's longer delay stays whole.
-        delay = task.retry_delay or rules.max_retry_delay
+        # An author's longer delay stays whole, with room for its jitter.
+        delay = (task.retry_delay or rules.max_retry_delay) * (1 + rules.retry_jitter)
         task.max_retry_delay = max(rules.max_retry_delay, delay)
+    if task.retry_policy is None:
+        task.retry_policy = StackRetryPolicy(rules.retry_jitter)
 
 
 def is_exempt(dag: DAG, rules: Rules) -> bool:

@@ -20,6 +20,8 @@ from pydantic_core import ErrorDetails
 class SettingError(ValueError):
     """A setting has a wrong value; the message is one line: variable, expected, found, remedy."""
 
+    retryable = False
+
 
 def setting_error(name: str, expected: str, found: object) -> SettingError:
     """Give the error for variable `name` in the stack's one-line form."""
@@ -86,6 +88,12 @@ class Settings(BaseModel):
     )
     MAX_RETRY_DELAY_S: int = Field(
         1800, ge=1, le=86400, description="Seconds that a retry delay never exceeds."
+    )
+    RETRY_JITTER: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="Share of a retry delay by which it is drawn out at most, so that mapped siblings do not retry together.",
     )
 
     # Time limits of the machinery.

@@ -1,13 +1,11 @@
-"""What the running stack promises: retries, XCom, policies, secrets, and workers that come back."""
+"""What the running stack promises: XCom, policies, secrets, and workers that come back."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import signal
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, TypeVar
 
 import psutil
@@ -24,19 +22,6 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 Seen = TypeVar("Seen")
-
-
-def test_failing_task_retries_with_growing_capped_delays(stack: RunningStack):
-    """1 s, doubled each time, never above 4 s: no retry starts before its delay is over."""
-    run_id = stack.run("retrying")
-    tries = stack.client.tries("retrying", run_id, "fail")
-    assert [one["try_number"] for one in tries] == [1, 2, 3, 4]
-    waits = [
-        (_time(later["start_date"]) - _time(earlier["end_date"])).total_seconds()
-        for earlier, later in itertools.pairwise(tries)
-    ]
-    for wait, least in zip(waits, (1, 2, 4), strict=True):
-        assert wait >= least, waits
 
 
 def test_dataframes_travel_through_xcom_unchanged(stack: RunningStack):
@@ -193,10 +178,6 @@ def _open_doors(process: psutil.Process) -> list[tuple[str, str]]:
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     ]
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def _expected_sum(rows: int) -> str:

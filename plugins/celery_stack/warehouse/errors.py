@@ -8,6 +8,8 @@ _SHOWN = 80
 class WarehouseError(ValueError):
     """Rows were not written; the message says what was expected, what was found, what to do."""
 
+    retryable = False  # see celery_stack.retries
+
 
 class PoolError(WarehouseError):
     """The warehouse is written to from elsewhere than a task in its pool."""
@@ -19,6 +21,8 @@ class TargetError(WarehouseError):
 
 class StaleTryError(WarehouseError):
     """A newer try of the same task has begun; this one's rows are not wanted any more."""
+
+    retryable = True  # the state of the task is the newer try's to decide
 
 
 class BadRowError(WarehouseError):

@@ -256,13 +256,13 @@ TASKS_WITH_RETRIES = [
         ("retry_exponential_backoff=1", 1.0, 1800),
         ("retry_exponential_backoff=False", 0.0, 1800),
         ("max_retry_delay=timedelta(seconds=7)", 2.0, 7),
-        ("retry_delay=timedelta(hours=2)", 2.0, 7200),
+        ("retry_delay=timedelta(hours=2)", 2.0, 10800),
     ],
 )
 def test_backoff_is_filled_in_where_the_author_named_none(
     tmp_path: Path, body: str, arguments: str, backoff: float, cap_s: int
 ) -> None:
-    """An author's own factor, cap, longer delay or False stays."""
+    """An author's own factor, cap, longer delay (and room for its jitter) or False stays."""
     task = tasks_of(tmp_path, dag_text(body.format(arguments)))["step"]
     assert task.retry_exponential_backoff == backoff
     assert task.max_retry_delay == timedelta(seconds=cap_s)
