@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psutil
-import psycopg
 import pytest
 
 from celery_stack.queues import load_declarations
@@ -18,6 +16,7 @@ from compose.secret_files import read_secret
 from compose.status import consumed_queues
 from compose.supervise import Supervisor
 from tests.integration.conftest import RunningStack
+from tests.readme import refusals
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
@@ -43,11 +42,16 @@ def test_large_dataframe_stays_out_of_postgres(stack: RunningStack):
 
 
 def test_refused_dag_is_named_with_its_remedy_while_others_load(stack: RunningStack):
-    """The import error says what is wrong; every other DAG is there."""
-    errors = wait_for(stack.client.import_errors, lambda found: len(found) > 0, deadline_s=60)
-    assert list(errors) == ["wrong_queue.py"]
-    assert "DAG wrong_queue, task compute: queue 'gpu' is not declared" in errors["wrong_queue.py"]
-    stack.client.wait_for_dag("frames", deadline_s=60)
+    """For every policy: DAG, task, expected, found, remedy, as the README says; the rest is there."""
+    expected = refusals()
+    errors = wait_for(
+        stack.client.import_errors, lambda found: len(found) >= len(expected), deadline_s=60
+    )
+    assert set(errors) == set(expected)
+    for file, line in expected.items():
+        assert line in errors[file]
+    for dag_id in ("frames", "knobs", "retries", "wdbc_training"):
+        stack.client.wait_for_dag(dag_id, deadline_s=60)
 
 
 def test_every_worker_consumes_its_queues(stack: RunningStack):
@@ -69,12 +73,10 @@ def test_workers_hold_no_way_into_the_metadata_database(stack: RunningStack):
 
 def test_warehouse_is_migrated_and_its_role_limited(stack: RunningStack):
     """A start brings the tables, and the database itself holds the pool's line."""
-    url = json.loads((stack.home.secrets / "worker/connections.json").read_text())["warehouse"]
-    with psycopg.connect(url) as connection:
-        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        assert {"observations", "predictions", "write_fences"} <= {row[0] for row in tables}
-        limit = connection.execute("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user")
-        assert limit.fetchone() == (connection_limit(load_declarations(stack.env)),)
+    tables = stack.warehouse("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert {"observations", "predictions", "write_fences"} <= {row.tablename for row in tables}
+    (role,) = stack.warehouse("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user")
+    assert role.rolconnlimit == connection_limit(load_declarations(stack.env))
 
 
 def test_no_secret_is_on_a_command_line_or_in_an_environment(stack: RunningStack):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+from celery_stack.check_dags import check_folder
+from celery_stack.policies import read_rules
+from celery_stack.queues import load_declarations
+from celery_stack.settings import Settings
 from compose.home import REPO
-
-README = (REPO / "README.md").read_text()
+from tests.readme import README, shown_after
 
 
 def test_every_make_command_is_a_target():
@@ -34,3 +38,13 @@ def test_settings_table_shows_the_defaults_in_force():
     for names, values in rows:
         for name, value in zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True):
             assert documented.get(name, value.strip()) == value.strip(), name
+
+
+def test_check_dags_prints_what_the_readme_shows(monkeypatch):
+    """Every policy's refusal, word for word."""
+    for name in (*Settings.model_fields, *load_declarations({}).variables()):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(REPO)
+    read_rules.cache_clear()
+    command = "make check-dags DAGS=tests/integration/dags"
+    assert str(check_folder(Path("tests/integration/dags"))) == shown_after(command)

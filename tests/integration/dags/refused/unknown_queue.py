@@ -6,7 +6,7 @@ from airflow.sdk import dag, task
 
 
 @dag(schedule=None, default_args={"owner": "tests"}, doc_md=__doc__)
-def wrong_queue():
+def unknown_queue():
     @task(queue="gpu", execution_timeout=timedelta(minutes=1))
     def compute():
         pass
@@ -14,4 +14,4 @@ def wrong_queue():
     compute()
 
 
-wrong_queue()
+unknown_queue()
