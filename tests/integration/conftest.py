@@ -7,11 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from psycopg.rows import namedtuple_row
+from sqlalchemy.engine import make_url
 
 from compose.client import AirflowClient, TaskState
 from compose.home import REPO, StackHome
@@ -21,6 +25,8 @@ from compose.supervise import Supervisor
 from tests.waiting import wait_for
 
 RUN_DEADLINE_S = 240
+PARALLELISM = 12
+"""Above the slots of the workers (two of 4, one of 2), and few enough to be reached in a test."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +37,46 @@ class RunningStack:
     env: dict[str, str]
     client: AirflowClient
 
-    def run(self, dag_id: str) -> str:
+    def run(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Trigger `dag_id` and wait until the run ended; give its id."""
         self.client.wait_for_dag(dag_id, deadline_s=90)
-        run_id = self.client.trigger(dag_id)
-        wait_for(
+        run_id = self.client.trigger(dag_id, conf)
+        self.wait_for_end(dag_id, run_id)
+        return run_id
+
+    def wait_for_end(self, dag_id: str, run_id: str) -> str:
+        """Wait until the run ended; give its state."""
+        return wait_for(
             lambda: self.client.run_state(dag_id, run_id),
             lambda state: state in ("success", "failed"),
             deadline_s=RUN_DEADLINE_S,
         )
-        return run_id
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, TaskState]:
         return {task.label: task for task in self.client.tasks(dag_id, run_id)}
 
+    def metadata(self, query: str, *values: Any) -> list[Any]:
+        """Ask the metadata database; give rows whose columns are attributes."""
+        url = read_secret(self.home.secrets / "control/sql_alchemy_conn")
+        address = make_url(url).set(drivername="postgresql")
+        return _rows(address.render_as_string(hide_password=False), query, values)
+
+    def warehouse(self, query: str, *values: Any) -> list[Any]:
+        """Ask the warehouse, as the role that writes to it; give rows like `metadata`."""
+        file = self.home.secrets / "worker/connections.json"
+        return _rows(json.loads(file.read_text())["warehouse"], query, values)
+
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         return stack_command(self.env, *words)
+
+
+def _rows(url: str, query: str, values: Sequence[Any]) -> list[Any]:
+    with (
+        psycopg.connect(url) as connection,
+        connection.cursor(row_factory=namedtuple_row) as cursor,
+    ):
+        cursor.execute(query, values)
+        return cursor.fetchall() if cursor.description else []
 
 
 def stack_command(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +108,7 @@ def stack() -> Iterator[RunningStack]:
     dags = folder / "dags"
     shutil.copytree(REPO / "dags", dags)
     shutil.copytree(REPO / "tests/integration/dags", dags, dirs_exist_ok=True)
-    env = stack_environment(folder, DAGS_FOLDER=str(dags))
+    env = stack_environment(folder, DAGS_FOLDER=str(dags), PARALLELISM=str(PARALLELISM))
     started = stack_command(env, "up", "--scale", "worker=2")
     try:
         assert started.returncode == 0, started.stdout + started.stderr
