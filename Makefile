@@ -70,6 +70,9 @@ check-dags: .venv/.ready  ## Check the DAG files of a folder against the policie
 bench-io: .venv/.ready  ## Rows per second into the warehouse, against other ways (ROWS=1000000)
 	@$(BIN)/python -m tests.benchmarks.bench_io $(ROWS)
 
+bench-isolation: .venv/.ready  ## What small tasks wait for beside a training backlog or a jam (SAMPLES=5)
+	@$(BIN)/python -m tests.benchmarks.bench_isolation $(SAMPLES)
+
 bench-model: .venv/.ready  ## What a trained model can be expected to reach: nested cross-validation (some ten minutes)
 	@$(BIN)/python -m tests.benchmarks.bench_model $(REPEATS)
 
@@ -94,4 +97,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train status logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test check-dags bench-io bench-model setup lock clean
+  test check-dags bench-io bench-isolation bench-model setup lock clean

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,19 +38,25 @@ class RunningStack:
     env: dict[str, str]
     client: AirflowClient
 
-    def run(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+    def run(
+        self,
+        dag_id: str,
+        conf: dict[str, Any] | None = None,
+        *,
+        deadline_s: float = RUN_DEADLINE_S,
+    ) -> str:
         """Trigger `dag_id` and wait until the run ended; give its id."""
         self.client.wait_for_dag(dag_id, deadline_s=90)
         run_id = self.client.trigger(dag_id, conf)
-        self.wait_for_end(dag_id, run_id)
+        self.wait_for_end(dag_id, run_id, deadline_s=deadline_s)
         return run_id
 
-    def wait_for_end(self, dag_id: str, run_id: str) -> str:
+    def wait_for_end(self, dag_id: str, run_id: str, *, deadline_s: float = RUN_DEADLINE_S) -> str:
         """Wait until the run ended; give its state."""
         return wait_for(
             lambda: self.client.run_state(dag_id, run_id),
             lambda state: state in ("success", "failed"),
-            deadline_s=RUN_DEADLINE_S,
+            deadline_s=deadline_s,
         )
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, TaskState]:
@@ -101,15 +108,22 @@ def stack_environment(home: Path, **settings: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[RunningStack]:
     """Start the whole topology with two workers, and stop it at the end."""
-    folder = REPO / ".stack-test"
+    settings = {"PARALLELISM": str(PARALLELISM)}
+    with running_stack(REPO / ".stack-test", "worker=2", **settings) as stack:
+        yield stack
+
+
+@contextmanager
+def running_stack(folder: Path, *scale: str, **settings: str) -> Iterator[RunningStack]:
+    """Start a stack in `folder`, from nothing, with the DAGs of the tests beside those of the stack."""
     home = StackHome(folder)
     Supervisor(home).stop(patience_s=10)
     shutil.rmtree(folder, ignore_errors=True)
     dags = folder / "dags"
     shutil.copytree(REPO / "dags", dags)
     shutil.copytree(REPO / "tests/integration/dags", dags, dirs_exist_ok=True)
-    env = stack_environment(folder, DAGS_FOLDER=str(dags), PARALLELISM=str(PARALLELISM))
-    started = stack_command(env, "up", "--scale", "worker=2")
+    env = stack_environment(folder, DAGS_FOLDER=str(dags), **settings)
+    started = stack_command(env, "up", "--scale", *scale)
     try:
         assert started.returncode == 0, started.stdout + started.stderr
         yield _connect(home, env)
@@ -120,7 +134,8 @@ def stack() -> Iterator[RunningStack]:
 def _connect(home: StackHome, env: dict[str, str]) -> RunningStack:
     url = started_url(home)
     client = AirflowClient(url, user="admin", password=read_secret(home.secrets / "admin/password"))
-    wait_for(lambda: consumed_queues(home), lambda queues: len(queues) == 3, deadline_s=60)
+    workers = sum(one["name"].startswith("worker") for one in Supervisor(home).processes())
+    wait_for(lambda: consumed_queues(home), lambda queues: len(queues) == workers, deadline_s=60)
     return RunningStack(home, env, client)
 
 

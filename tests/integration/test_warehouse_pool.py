@@ -33,7 +33,7 @@ WHERE dag_id = 'warehouse_writes' AND task_id = 'write' GROUP BY state, try_numb
 def rows(stack: RunningStack) -> list[Any]:
     """Write once for this module; give what is in the table."""
     stack.warehouse(TABLE)
-    stack.run("warehouse_writes", {"writes": WRITES})
+    stack.run("warehouse_writes", {"writes": WRITES}, deadline_s=600)
     return stack.warehouse(ROWS)
 
 
