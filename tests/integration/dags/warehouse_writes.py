@@ -21,10 +21,16 @@ def warehouse_writes():
 
     @task(pool="pg_io", **LIMITS)
     def write(number: int):
+        from time import sleep
+
         from celery_stack.warehouse import write_rows
 
-        rows = [{"writer": number, "line": line} for line in range(5)]
-        write_rows(rows, "many_writes", keys=["writer", "line"])
+        def rows():
+            for line in range(5):
+                sleep(0.1)  # its session stays open, so that writers meet
+                yield {"writer": number, "line": line}
+
+        write_rows(rows(), "many_writes", keys=["writer", "line"])
 
     write.expand(number=plan())
 
