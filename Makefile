@@ -37,6 +37,9 @@ train:  ## Trigger the training pipeline on the running stack and follow it
 status:  ## What runs, and which queues its workers consume
 	@compose/on-stack status
 
+why:  ## Why a task is not running (DAG=wdbc_training TASK=train[2]; RUN=… if not the latest)
+	@compose/on-stack why '$(DAG)' '$(TASK)' $(if $(RUN),--run '$(RUN)') $(if $(MAP),--map '$(MAP)')
+
 password:  ## Print the generated password of the first user
 	@compose/on-stack password
 
@@ -96,5 +99,5 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: help demo local train status logs password airflow stop backup restore rotate-secrets images-offline e2e \
+.PHONY: help demo local train status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
   test check-dags bench-io bench-isolation bench-model setup lock clean

@@ -11,7 +11,7 @@ import httpx
 from rich.table import Table
 
 from compose.client import AirflowClient, StackError
-from compose.consumers import ask_for_queues
+from compose.consumers import ask_for_workers, print_misfits
 from compose.entrypoint import secrets_folder
 from compose.follow import make_console
 from compose.secret_files import read_secret
@@ -50,14 +50,15 @@ def _wait_for_api_server() -> None:
 
 def status() -> int:
     """Show which queues each worker consumes; 0 if there is a worker and each consumes."""
-    queues = ask_for_queues(read_secret(secrets_folder() / "flower/broker_url"))
+    workers = ask_for_workers(read_secret(secrets_folder() / "flower/broker_url"))
     table = Table(header_style="bold")
     table.add_column("worker")
     table.add_column("consumes")
-    for name, consumed in sorted(queues.items()):
-        table.add_row(name, ", ".join(consumed) or "[bold red]nothing[/]")
+    for worker in workers:
+        table.add_row(worker.name, ", ".join(worker.queues) or "[bold red]nothing[/]")
     console.print(table)
-    return 0 if queues and all(queues.values()) else 1
+    print_misfits(workers, os.environ, console)
+    return 0 if workers and all(worker.queues for worker in workers) else 1
 
 
 def password() -> int:

@@ -68,7 +68,7 @@ def _parse() -> argparse.Namespace:
             command.add_argument("--scale", nargs="*", default=[], metavar="WORKER=N")
         if name == "logs":
             command.add_argument("program", nargs="?", default="")
-        if name == "airflow":
+        if name in ("airflow", "why"):
             command.add_argument("words", nargs=argparse.REMAINDER)
     return parser.parse_args()
 
@@ -104,16 +104,28 @@ def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespac
 
 
 def _connect(home: StackHome, env: Mapping[str, str]) -> AirflowClient:
-    if not Supervisor(home).is_running():
-        raise StackError(
-            f"Expected a running stack in {home.root}, found none. Start it: make local"
-        )
+    _expect_running(home)
     ports = json.loads(home.ports_file.read_text())
     return AirflowClient(
         f"http://127.0.0.1:{ports['api']}",
         user=env.get("ADMIN_USER", "admin"),
         password=read_secret(home.secrets / "admin/password"),
     )
+
+
+def _expect_running(home: StackHome) -> None:
+    if not Supervisor(home).is_running():
+        raise StackError(
+            f"Expected a running stack in {home.root}, found none. Start it: make local"
+        )
+
+
+def why(home: StackHome, _env: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Say why a task is not running: `why DAG TASK [--run RUN] [--map INDEX]`."""
+    _expect_running(home)
+    command = [sys.executable, "-m", "celery_stack.why", *arguments.words]
+    launch.main(str(home.programs_file), COMMAND_LINE, *command)
+    return 0
 
 
 def status(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
@@ -168,6 +180,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "train": train,
     "status": status,
+    "why": why,
     "logs": logs,
     "stop": stop,
     "password": password,
