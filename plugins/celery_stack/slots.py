@@ -25,10 +25,11 @@ def find_misfits(
     A pool from PARALLELISM on limits nothing. One that is small beside others, as `pg_io` is, keeps
     no worker idle: to limit is what it is for.
     """
+    consuming = [worker for worker in workers if worker.queues]
     return [
-        *_unserved(workers, declarations),
-        *_idle(workers, declarations, parallelism),
-        *_waiting(workers, declarations, parallelism),
+        *_unserved(consuming, declarations),
+        *_idle(consuming, declarations, parallelism),
+        *_waiting(consuming, declarations, parallelism),
     ]
 
 
@@ -46,7 +47,7 @@ def _idle(
     if slots > parallelism:
         yield _idle_slots(slots, f"PARALLELISM={parallelism}", slots - parallelism, "PARALLELISM")
     for queues, pools in _served(declarations):
-        own = _slots(w for w in workers if w.queues and queues.issuperset(w.queues))
+        own = _slots(w for w in workers if queues.issuperset(w.queues))
         open_to_them = sum(pool.slots for pool in pools)
         if own > open_to_them:
             limit = " and ".join(f"pool {pool.name}={pool.slots}" for pool in pools)

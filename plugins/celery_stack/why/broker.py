@@ -48,7 +48,7 @@ def look_into_broker(celery: Celery, queue: str, message_id: str | None) -> Brok
         at_worker=next((task.worker for task in tasks if task.seen["id"] == message_id), ""),
         workers=[worker.name for worker in consumers],
         slots=sum(worker.slots for worker in consumers),
-        busy=[_holder(task) for task in tasks],
+        busy=sorted((_holder(task) for task in tasks), key=lambda holder: holder.name),
     )
 
 
