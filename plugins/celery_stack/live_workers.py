@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
-from celery.app.control import Inspect
 
 ANSWER_TIMEOUT_S = 2
 
@@ -26,16 +25,12 @@ def ask_workers(celery: Celery) -> list[LiveWorker]:
     A worker that answers a ping may still consume nothing; its queues are what its health means.
     """
     queues: dict[str, Any] = celery.control.inspect(timeout=ANSWER_TIMEOUT_S).active_queues() or {}
-    stats: dict[str, Any] = (inspect_only(celery, list(queues)).stats() or {}) if queues else {}
+    asked = celery.control.inspect(list(queues), timeout=ANSWER_TIMEOUT_S)
+    stats: dict[str, Any] = (asked.stats() or {}) if queues else {}
     return [
         LiveWorker(name, tuple(sorted(queue["name"] for queue in consumed)), _slots(stats, name))
         for name, consumed in sorted(queues.items())
     ]
-
-
-def inspect_only(celery: Celery, names: list[str]) -> Inspect:
-    """Give Celery's questions to the workers `names`; it is over when all of them answered."""
-    return celery.control.inspect(names, timeout=ANSWER_TIMEOUT_S, limit=len(names))
 
 
 def _slots(stats: dict[str, Any], name: str) -> int:

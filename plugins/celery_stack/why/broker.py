@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
-from celery_stack.live_workers import LiveWorker, ask_workers, inspect_only
+from celery_stack.live_workers import ANSWER_TIMEOUT_S, LiveWorker, ask_workers
 from celery_stack.why.facts import Broker, Holder, instance_name
 
 CONNECT_RETRIES = 1
@@ -88,8 +88,8 @@ def _tasks(celery: Celery, workers: Sequence[LiveWorker]) -> list[_Task]:
     names = [worker.name for worker in workers]
     if not names:
         return []
-    running = inspect_only(celery, names).active() or {}
-    reserved = inspect_only(celery, names).reserved() or {}
+    ask = celery.control.inspect(names, timeout=ANSWER_TIMEOUT_S)
+    running, reserved = ask.active() or {}, ask.reserved() or {}
     return [
         _Task(task, name, state)
         for state, answer in (("running", running), ("reserved", reserved))
