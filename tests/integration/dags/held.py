@@ -20,7 +20,7 @@ def wait_for_gate():
 
 @dag(**STOCK, doc_md=__doc__)
 def held():
-    @task(pool="pg_io", pool_slots=2, max_active_tis_per_dagrun=1)
+    @task(pool="pg_io", pool_slots=2, max_active_tis_per_dagrun=1, retry_delay=timedelta(seconds=1))
     def hold(_number):
         wait_for_gate()
 
