@@ -102,7 +102,7 @@ def stack_environment(home: Path, **settings: str) -> dict[str, str]:
     """Give the environment for a stack in `home` whose ports start away from the usual ones."""
     ports = {"API_PORT": "18080", "FLOWER_PORT": "15555", "POSTGRES_PORT": "25432"}
     ports |= {"REDIS_PORT": "26379", "SUPERVISOR_PORT": "29001"}
-    return os.environ | ports | {"STACK_HOME": str(home), "DAG_REFRESH_S": "2"} | settings
+    return os.environ | ports | {"STACK_HOME": str(home)} | settings
 
 
 @pytest.fixture(scope="session")
