@@ -14,7 +14,7 @@ from sklearn.model_selection import FixedThresholdClassifier
 from ml.artifacts import load_model
 from ml.preprocess import features_of, labels_of
 from ml.schema import DatasetError
-from ml.train import Candidate, SavedCandidate, bounded_threads
+from ml.train import Candidate, SavedCandidate, bounded_threads, raw_scores
 
 BARS = {"accuracy": 0.96, "precision": 0.95, "recall": 0.97, "f1": 0.96}
 """The least value of each metric for a model to be good enough."""
@@ -25,7 +25,7 @@ AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its 95 % bootstrap confidence interval, all from 0 to 1."""
+    """A metric, from 0 to 1, or the difference of two, with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -158,26 +158,45 @@ def evaluate_model(
             f"Evaluation needs malignant and benign rows, found {int(labels.sum())} malignant "
             f"of {len(labels)}. Raise ML_TEST_FRACTION."
         )
-    with bounded_threads(1):
-        predicted, scores = model.predict(features_of(test)), _scores_of(model, features_of(test))
-    positive, negative = labels == 1, labels == 0
-    hits, alarms = predicted[positive] == 1, predicted[negative] == 1
-    above = _pairs_ranked_right(scores[positive], scores[negative])
-    once = [np.ones((1, len(part))) for part in (hits, alarms)]
-    drawn = _resamples(len(hits), len(alarms), bootstrap_samples, seed)
-    point = _weighted_metrics(hits, alarms, above, *once)
-    spread = _weighted_metrics(hits, alarms, above, *drawn)
+    outcome = _outcome(model, test)
+    drawn = _resamples(*outcome.sizes, bootstrap_samples, seed)
+    point, spread = outcome.metrics(*outcome.once), outcome.metrics(*drawn)
     return Evaluation(
         metrics={name: _estimate(point[name][0], spread[name]) for name in point},
         confusion={
-            "true_positive": int(hits.sum()),
-            "false_positive": int(alarms.sum()),
-            "false_negative": int((~hits).sum()),
-            "true_negative": int((~alarms).sum()),
+            "true_positive": int(outcome.hits.sum()),
+            "false_positive": int(outcome.alarms.sum()),
+            "false_negative": int((~outcome.hits).sum()),
+            "true_negative": int((~outcome.alarms).sum()),
         },
         threshold=float(model.threshold),
         rows=len(test),
     )
+
+
+def compare_paired(
+    model: FixedThresholdClassifier,
+    other: FixedThresholdClassifier,
+    rows: DataFrame,
+    *,
+    bootstrap_samples: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Give each metric of `model` minus that of `other` on the same rows, from -1 to 1.
+
+    Each resample of the bootstrap draws the same rows for both, so what makes a row hard for both
+    cancels out.
+
+    Args:
+        rows: (n, 32) rows of both classes that neither model has seen.
+        bootstrap_samples: resamples behind each interval, >= 1.
+        seed: of the resampling.
+    """
+    first, second = _outcome(model, rows), _outcome(other, rows)
+    drawn = _resamples(*first.sizes, bootstrap_samples, seed)
+    point = _difference(first.metrics(*first.once), second.metrics(*first.once))
+    spread = _difference(first.metrics(*drawn), second.metrics(*drawn))
+    return {name: _estimate(point[name][0], spread[name]) for name in point}
 
 
 def missed_bars(metrics: Mapping[str, float]) -> list[str]:
@@ -189,11 +208,41 @@ def missed_bars(metrics: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _scores_of(model: FixedThresholdClassifier, features: DataFrame) -> _Floats:
-    """Give (n,) scores that grow with the suspicion of malignancy, before the threshold."""
-    if hasattr(model, "predict_proba"):
-        return np.asarray(model.predict_proba(features)[:, 1])
-    return np.asarray(model.decision_function(features))
+@dataclass(frozen=True)
+class _Outcome:
+    """What a model makes of p malignant and q benign rows.
+
+    `hits` (p,): called malignant; `alarms` (q,): the same; `above` (p, q) from
+    `_pairs_ranked_right`.
+    """
+
+    hits: NDArray[np.bool_]
+    alarms: NDArray[np.bool_]
+    above: _Floats
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return len(self.hits), len(self.alarms)
+
+    @property
+    def once(self) -> list[_Floats]:
+        """Weights that count each row once."""
+        return [np.ones((1, size)) for size in self.sizes]
+
+    def metrics(self, positive_weights: _Floats, negative_weights: _Floats) -> dict[str, _Floats]:
+        """Give each metric for each of s weightings: (s, p) and (s, q)."""
+        return _weighted_metrics(
+            self.hits, self.alarms, self.above, positive_weights, negative_weights
+        )
+
+
+def _outcome(model: FixedThresholdClassifier, rows: DataFrame) -> _Outcome:
+    labels, features = labels_of(rows), features_of(rows)
+    with bounded_threads(1):
+        called, scores = model.predict(features) == 1, raw_scores(model, features)
+    positive, negative = labels == 1, labels == 0
+    above = _pairs_ranked_right(scores[positive], scores[negative])
+    return _Outcome(called[positive], called[negative], above)
 
 
 def _pairs_ranked_right(positive: _Floats, negative: _Floats) -> _Floats:
@@ -239,6 +288,12 @@ def _weighted_metrics(
         "roc_auc": ((positive_weights @ above) * negative_weights).sum(axis=1)
         / (positives * negatives),
     }
+
+
+def _difference(
+    minuends: Mapping[str, _Floats], subtrahends: Mapping[str, _Floats]
+) -> dict[str, _Floats]:
+    return {name: values - subtrahends[name] for name, values in minuends.items()}
 
 
 def _estimate(value: float, spread: _Floats) -> Estimate:

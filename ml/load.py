@@ -1,4 +1,4 @@
-"""Data in: the reference table, reading files, and the last good data in the artifact store.
+"""Data in: the reference table, reading files, and the data accepted into the artifact store.
 
 Source: WDBC (Wolberg, Mangasarian, Street, Street, 1993), via sklearn.datasets.load_breast_cancer;
 the raw form is the UCI repository's `wdbc.data`.
@@ -14,12 +14,22 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from pandas import DataFrame, read_csv, read_parquet
+from pandas import DataFrame, concat, read_csv, read_parquet
 from sklearn.datasets import load_breast_cancer
 from upath import UPath
 
 from ml.artifacts import ArtifactError, write_whole
-from ml.schema import BENIGN, COLUMNS, FEATURES, ID, MALIGNANT, TARGET, DatasetError, validate_table
+from ml.schema import (
+    BENIGN,
+    COLUMNS,
+    FEATURES,
+    ID,
+    MALIGNANT,
+    TARGET,
+    DatasetError,
+    validate_batch,
+    validate_table,
+)
 
 REFERENCE_FILE = "wdbc.csv"
 DATA_SUFFIXES = (".csv", ".data")
@@ -53,16 +63,23 @@ def export_reference(landing: Path) -> Path:
     The path's name is `wdbc.csv` for the reference; files that begin with a dot are left alone.
     """
     landing.mkdir(parents=True, exist_ok=True)
+    if files := data_files(landing):
+        return files[-1]
+    path = landing / REFERENCE_FILE
+    write_whole(UPath(path), reference_table().to_csv(index=False).encode())
+    return path
+
+
+def data_files(landing: Path) -> list[Path]:
+    """Give the data files (.csv, .data) that lie in the folder itself, oldest first."""
+    if not landing.is_dir():
+        return []
     files = [
         file
         for file in landing.iterdir()
         if file.suffix in DATA_SUFFIXES and file.is_file() and not file.name.startswith(".")
     ]
-    if files:
-        return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
-    path = landing / REFERENCE_FILE
-    write_whole(UPath(path), reference_table().to_csv(index=False).encode())
-    return path
+    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
 def read_table(path: Path) -> DataFrame:
@@ -97,60 +114,72 @@ def dataset_sha256(table: DataFrame) -> str:
     return digest.hexdigest()
 
 
-def accept_dataset(path: Path, store: UPath) -> AcceptedDataset:
-    """Read, validate and keep a file as `datasets/<sha256>.parquet`; make it the current data.
+def gather_dataset(
+    known: DataFrame, landing: Path, store: UPath, *, offer_reference: bool
+) -> AcceptedDataset:
+    """Accept the rows to train on: those known, replaced and joined by the newest file that waits.
 
-    The pointer `datasets/current.json` is written last, so a bad file leaves the last good data in
-    place.
+    Args:
+        known: (n, 32) labelled observations that were ingested, n >= 0.
+        landing: folder in which files wait to be ingested.
+        store: the artifact store.
+        offer_reference: put WDBC into the landing folder if there is neither row nor file.
+
+    Raises:
+        DatasetError: the file cannot be used, or there is no data at all.
+    """
+    waiting = data_files(landing)
+    if known.empty and (waiting or offer_reference):
+        return accept_dataset(export_reference(landing), store)
+    if not waiting:
+        return _accept(validate_table(known, source="the warehouse"), store, source="warehouse")
+    path = waiting[-1]
+    batch = validate_batch(read_table(path), source=path.name)
+    table = concat([known[~known[ID].isin(batch[ID])], batch], ignore_index=True)
+    return _accept(validate_table(table, source=path.name), store, source=path.name)
+
+
+def accept_dataset(path: Path, store: UPath) -> AcceptedDataset:
+    """Read, validate and keep a file as `datasets/<sha256>.parquet`; name it the current data.
+
+    `datasets/current.json` is written last, so a bad file leaves the last good data in place.
 
     Raises:
         DatasetError: the file cannot be used; lists every fault.
     """
     table = validate_table(read_table(path), source=path.name)
+    return _accept(table, store, source=path.name)
+
+
+def _accept(table: DataFrame, store: UPath, *, source: str) -> AcceptedDataset:
     digest = dataset_sha256(table)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     snapshot = _snapshot(store, digest)
     if not _is_intact(snapshot, digest):
         write_whole(snapshot, buffer.getvalue())
-    pointer = {"sha256": digest, "rows": len(table), "source": path.name}
-    write_whole(_pointer(store), json.dumps(pointer, indent=2).encode())
-    return AcceptedDataset(table=table, sha256=digest, source=path.name)
+    pointer = {"sha256": digest, "rows": len(table), "source": source}
+    write_whole(store / "datasets" / "current.json", json.dumps(pointer, indent=2).encode())
+    return AcceptedDataset(table=table, sha256=digest, source=source)
 
 
-def read_current(store: UPath) -> AcceptedDataset:
-    """Load the last good data, checked against its SHA-256.
+def read_dataset(store: UPath, sha256: str) -> DataFrame:
+    """Give the accepted data that has this content hash, checked against it.
 
     Raises:
-        ArtifactError: no data was accepted yet, or pointer or snapshot is damaged.
+        ArtifactError: the snapshot is missing or damaged.
     """
-    try:
-        pointer = json.loads(_pointer(store).read_bytes())
-        digest, source = str(pointer["sha256"]), str(pointer["source"])
-    except FileNotFoundError:
+    snapshot = _snapshot(store, sha256)
+    if not _is_intact(snapshot, sha256):
         raise ArtifactError(
-            f"{_pointer(store)} must exist, found no file. Run the load task first."
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{_pointer(store)} must hold sha256, rows and source, found {error!r}. "
-            "Run the load task again."
-        ) from None
-    snapshot = _snapshot(store, digest)
-    if not _is_intact(snapshot, digest):
-        raise ArtifactError(
-            f"{snapshot} must hold the table with SHA-256 {digest}, found none or another. "
-            "Run the load task again."
+            f"{snapshot} must hold the table with SHA-256 {sha256}, found none or another. "
+            "Restore it, or train again."
         )
-    return AcceptedDataset(table=_read_snapshot(snapshot), sha256=digest, source=source)
+    return _read_snapshot(snapshot)
 
 
 def _snapshot(store: UPath, digest: str) -> UPath:
     return store / "datasets" / f"{digest}.parquet"
-
-
-def _pointer(store: UPath) -> UPath:
-    return store / "datasets" / "current.json"
 
 
 def _read_snapshot(snapshot: UPath) -> DataFrame:

@@ -3,6 +3,9 @@
     models/<version>/model.joblib
     models/<version>/metrics.json
     models/<version>/cross_validation.csv
+    models/<version>/calibration.json   turns the model's scores into probabilities
+    models/<version>/held_out.csv       the rows held out: label, probability, what was predicted
+    models/<version>/report.html, *.png the report, see `ml.report`
     models/<version>/manifest.json      written last: without it the version does not exist for
     readers
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
@@ -23,6 +27,7 @@ from upath import UPath
 
 from ml.artifacts import ArtifactError, load_model, read_checked, sha256_of, write_whole
 from ml.evaluate import BARS, Comparison
+from ml.train import Calibration
 
 LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn", "scipy")
 """The libraries whose versions decide whether a model loads and what it predicts."""
@@ -30,9 +35,13 @@ LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn", "scipy")
 MODEL_FILE = "model.joblib"
 METRICS_FILE = "metrics.json"
 CV_FILE = "cross_validation.csv"
+CALIBRATION_FILE = "calibration.json"
+HELD_OUT_FILE = "held_out.csv"
 MANIFEST_FILE = "manifest.json"
 
-_CONTENT = ("run_id", "data_sha256", "files")
+# What makes a version what it is. Held-out rows and report are derived: a newer library may draw
+# another picture of the same model.
+_CORE_FILES = (MODEL_FILE, METRICS_FILE, CV_FILE, CALIBRATION_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +94,7 @@ class Registry:
         run_date: datetime,
         data_sha256: str,
         code_version: str,
+        derived: Mapping[str, bytes] | None = None,
     ) -> Manifest:
         """Store the best candidate as a version; the same run and content again change nothing.
 
@@ -94,18 +104,24 @@ class Registry:
             comparison: the best candidate and its evaluation.
             run_id: of the pipeline's run.
             run_date: of the run, with a time zone; together with the model's SHA-256 it makes the
-                version. data_sha256: content hash of the data, from `ml.load`. code_version: commit
-                or release of the code.
+                version.
+            data_sha256: content hash of the data, from `ml.load`.
+            code_version: commit or release of the code.
+            derived: further files by name, such as the report; a retry keeps those of the first
+                time.
 
         Raises:
             ArtifactError: the candidate's file was changed, or the version exists with other
-                content. ValueError: `run_date` has no time zone.
+                content.
+            ValueError: `run_date` has no time zone.
         """
         model_file = comparison.best.model_file
         contents = {
             MODEL_FILE: read_checked(UPath(model_file.path), model_file.sha256),
             METRICS_FILE: _metrics_json(comparison),
             CV_FILE: comparison.cv_table.to_csv(index=False, lineterminator="\n").encode(),
+            CALIBRATION_FILE: _to_json(comparison.best.calibration.to_dict()),
+            **(derived or {}),
         }
         manifest = _build_manifest(
             comparison,
@@ -162,6 +178,27 @@ class Registry:
         manifest = self.read_manifest(version)
         path = self._models / version / MODEL_FILE
         return load_model(path, str(manifest.files[MODEL_FILE]["sha256"]))
+
+    def load_calibration(self, version: str) -> Calibration:
+        """Give what turns the scores of a version's model into probabilities.
+
+        Raises:
+            ArtifactError: the version has none, or the file was changed.
+        """
+        return Calibration(**json.loads(self.read_file(version, CALIBRATION_FILE)))
+
+    def read_file(self, version: str, name: str) -> bytes:
+        """Give a file of a version, after its SHA-256 has matched the manifest.
+
+        Raises:
+            ArtifactError: there is no such version or file, or manifest or file was changed.
+        """
+        listed = self.read_manifest(version).files
+        if name not in listed:
+            raise ArtifactError(
+                f"Version {version} must have {name}, found {', '.join(listed)}. Train again."
+            )
+        return read_checked(self._models / version / name, str(listed[name]["sha256"]))
 
 
 def version_id(run_date: datetime, model_sha256: str) -> str:
@@ -238,10 +275,18 @@ def _unseal(path: UPath, data: bytes) -> Manifest:
 
 def _same_or_refuse(existing: Manifest, new: Manifest) -> Manifest:
     """Give the existing version if its content is the new one's; code and libraries may differ."""
-    differing = [name for name in _CONTENT if getattr(existing, name) != getattr(new, name)]
+    differing = [
+        name for name in ("run_id", "data_sha256") if getattr(existing, name) != getattr(new, name)
+    ]
+    if _core_files(existing) != _core_files(new):
+        differing.append("files")
     if differing:
         raise ArtifactError(
             f"Version {new.version} must have the content registered before, found another "
             f"{', '.join(differing)}. A version never changes: start a new run."
         )
     return existing
+
+
+def _core_files(manifest: Manifest) -> dict[str, Any]:
+    return {name: manifest.files.get(name) for name in _CORE_FILES}

@@ -69,9 +69,22 @@ def validate_table(table: DataFrame, *, source: str = "table") -> DataFrame:
             row is 1), examples; also missing and unexpected columns, missing classes and too few
             rows.
     """
+    return _canonical(table, table_schema(), source)
+
+
+def validate_batch(table: DataFrame, *, source: str = "batch") -> DataFrame:
+    """Give a batch in the canonical form: rows to add to a table, of any number and class.
+
+    Args and errors are those of `validate_table`, but for missing classes and too few rows; a batch
+    has at least one row.
+    """
+    return _canonical(table, batch_schema(), source)
+
+
+def _canonical(table: DataFrame, schema: pa.DataFrameSchema, source: str) -> DataFrame:
     table = table.reset_index(drop=True)
     try:
-        table_schema().validate(table, lazy=True)
+        schema.validate(table, lazy=True)
     except SchemaErrors as error:
         raise DatasetError(_message(source, error.failure_cases)) from None
     types = {ID: np.int64, **dict.fromkeys(FEATURES, np.float64), TARGET: np.int64}
@@ -80,6 +93,22 @@ def validate_table(table: DataFrame, *, source: str = "table") -> DataFrame:
 
 
 def table_schema() -> pa.DataFrameSchema:
+    """Build the schema of a table to train on."""
+    return _schema(
+        pa.Check(_has_rows(MIN_ROWS), error=f"fewer than {MIN_ROWS} rows"),
+        *(
+            pa.Check(_has_class(value), error=f"fewer than {MIN_ROWS_PER_CLASS} {name} rows")
+            for name, value in (("malignant", MALIGNANT), ("benign", BENIGN))
+        ),
+    )
+
+
+def batch_schema() -> pa.DataFrameSchema:
+    """Build the schema of rows that are added to a table."""
+    return _schema(pa.Check(_has_rows(1), error="no rows"))
+
+
+def _schema(*checks: pa.Check) -> pa.DataFrameSchema:
     """Build the schema; a check's error text completes `column 'x': ... in 3 rows`."""
     number = [_check(_is_number, "text instead of a number"), _check(_is_finite, "infinite values")]
     positive = [*number, _check(_is_not_negative, "negative values")]
@@ -95,11 +124,7 @@ def table_schema() -> pa.DataFrameSchema:
             **{name: pa.Column(checks=positive) for name in FEATURES},
             TARGET: pa.Column(checks=label),
         },
-        checks=[pa.Check(_has_enough_rows, error=f"fewer than {MIN_ROWS} rows")]
-        + [
-            pa.Check(_has_class(value), error=f"fewer than {MIN_ROWS_PER_CLASS} {name} rows")
-            for name, value in (("malignant", MALIGNANT), ("benign", BENIGN))
-        ],
+        checks=list(checks),
         strict=True,
     )
 
@@ -143,8 +168,8 @@ def _is_label(column: Series[Any]) -> Series[bool]:
     return numbers.isin([MALIGNANT, BENIGN]) | ~_is_value(numbers)
 
 
-def _has_enough_rows(table: DataFrame) -> bool:
-    return len(table) >= MIN_ROWS
+def _has_rows(least: int) -> Callable[[DataFrame], bool]:
+    return lambda table: len(table) >= least
 
 
 def _has_class(value: int) -> Callable[[DataFrame], bool]:

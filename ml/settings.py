@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 CANDIDATE_NAMES = ("logistic_regression", "svm", "random_forest", "gradient_boosting")
 """The models that can be trained; `ml.train` holds the recipe of each."""
@@ -21,6 +21,8 @@ _EXPECTED = {
     "ML_CV_FOLDS": "a whole number from 2 to 20",
     "ML_CV_REPEATS": "a whole number from 1 to 100",
     "ML_BOOTSTRAP_SAMPLES": "a whole number from 100 to 100000",
+    "ML_SYNTHETIC_ROWS": "0, or a whole number from 20 to 10000",
+    "ML_RETRAIN_ROWS": "a whole number from 1 to 1000000",
     "ARTIFACTS_URL": "a folder or an object-store URL",
     "LANDING_DIR": "a folder",
     "CPU_TRAIN_THREADS": "a whole number from 1 to 256",
@@ -60,6 +62,19 @@ class MLSettings(BaseModel):
         le=100_000,
         description="Resamples of the test rows behind each 95 % confidence interval.",
     )
+    ML_SYNTHETIC_ROWS: int = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="Rows of the synthetic batch that arrives each day. 0 where real data comes: "
+        "the stack then lands nothing by itself, the reference table neither.",
+    )
+    ML_RETRAIN_ROWS: int = Field(
+        500,
+        ge=1,
+        le=1_000_000,
+        description="New or corrected observations that start a training between the weekly ones.",
+    )
     ARTIFACTS_URL: str = Field(
         min_length=1,
         description="Folder or object-store URL that keeps data snapshots, candidates and "
@@ -71,6 +86,14 @@ class MLSettings(BaseModel):
     )
 
     CODE_VERSION: str = Field("", description="Commit or release, recorded with each model.")
+
+    @field_validator("ML_SYNTHETIC_ROWS")
+    @classmethod
+    def _hold_both_classes(cls, rows: int) -> int:
+        """Refuse a batch so small that a class might be absent from it."""
+        if 0 < rows < 20:
+            raise ValueError("too few")
+        return rows
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
 from joblib import parallel_config
 from numpy.typing import NDArray
 from pandas import DataFrame
+from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -139,10 +140,30 @@ class Candidate:
         }
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Turns a model's raw score into a probability of malignancy: logistic(slope * raw + intercept).
+
+    Fitted (Platt's method) on the scores that training rows got while they were left out of a fold.
+    """
+
+    slope: float
+    intercept: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Give the fields as JSON types."""
+        return asdict(self)
+
+    def probabilities(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give (n,) probabilities, each from 0 to 1, for (n,) raw scores."""
+        return np.asarray(expit(self.slope * raw + self.intercept))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedCandidate(Candidate):
     """A candidate with its model: `predict` gives 1 for malignant at the tuned threshold."""
 
+    calibration: Calibration
     model: FixedThresholdClassifier = field(repr=False, compare=False)
 
 
@@ -150,6 +171,7 @@ class TrainedCandidate(Candidate):
 class SavedCandidate(Candidate):
     """A candidate whose model lies in the artifact store; crosses task borders as JSON."""
 
+    calibration: Calibration
     model_file: ModelFile
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,6 +181,7 @@ class SavedCandidate(Candidate):
             "params": self.params,
             "threshold": self.threshold,
             "cv_table": self.cv_table.to_dict(orient="records"),
+            "calibration": self.calibration.to_dict(),
             "model_file": self.model_file.to_dict(),
             "cv_score": self.cv_score,
             "cv_score_std": self.cv_score_std,
@@ -170,6 +193,7 @@ class SavedCandidate(Candidate):
         """Rebuild what `to_dict` gave."""
         kept = {item.name: values[item.name] for item in fields(cls)}
         kept["cv_table"] = DataFrame(values["cv_table"])
+        kept["calibration"] = Calibration(**values["calibration"])
         kept["model_file"] = ModelFile.from_dict(values["model_file"])
         return cls(**kept)
 
@@ -217,14 +241,22 @@ def train_candidate(
         repeats = RECIPES[name].threshold_repeats
         tuned = _with_threshold(pipeline, folds=folds, repeats=repeats, seed=seed)
         scores = cross_validate(
-            tuned, features, labels, cv=outer, scoring=_scoring(), return_estimator=True
+            tuned,
+            features,
+            labels,
+            cv=outer,
+            scoring=_scoring(),
+            return_estimator=True,
+            return_indices=True,
         )
+        calibration = _calibrate(scores, features, labels)
         tuned.fit(features, labels)
     return TrainedCandidate(
         name=name,
         params={key.removeprefix("model__"): value for key, value in params.items()},
         threshold=float(tuned.best_threshold_),
         cv_table=_cv_table(name, scores, folds),
+        calibration=calibration,
         # The fitted parts alone: loading it needs scikit-learn, not this module.
         model=FixedThresholdClassifier(tuned.estimator_, threshold=float(tuned.best_threshold_)),
     )
@@ -247,6 +279,7 @@ def train_and_save(
         params=trained.params,
         threshold=trained.threshold,
         cv_table=trained.cv_table,
+        calibration=trained.calibration,
         model_file=save_model(trained.model, store / "candidates"),
     )
 
@@ -270,6 +303,13 @@ def build_pipeline(name: str, seed: int) -> Pipeline:
             ("model", RECIPES[name].model(seed)),
         ]
     )
+
+
+def raw_scores(model: Any, features: DataFrame) -> NDArray[np.float64]:
+    """Give (n,) scores that grow with the suspicion of malignancy, on the model's own scale."""
+    if hasattr(model, "predict_proba"):
+        return np.asarray(model.predict_proba(features)[:, 1])
+    return np.asarray(model.decision_function(features))
 
 
 def _check_rows_per_class(labels: _Labels, folds: int) -> None:
@@ -306,6 +346,19 @@ def _with_threshold(
 
 def _scoring() -> dict[str, Any]:
     return {SELECTION_SCORE: make_scorer(f_beta), **{name: name for name in METRICS}}
+
+
+def _calibrate(scores: dict[str, Any], features: DataFrame, labels: _Labels) -> Calibration:
+    """Fit probabilities to the scores of the rows that each fold left out."""
+    left_out = scores["indices"]["test"]
+    raw = [
+        raw_scores(model.estimator_, features.iloc[rows])
+        for model, rows in zip(scores["estimator"], left_out, strict=True)
+    ]
+    column = np.concatenate(raw).reshape(-1, 1)
+    spread = float(column.std()) or 1.0
+    fitted = LogisticRegression().fit(column / spread, labels[np.concatenate(left_out)])
+    return Calibration(float(fitted.coef_[0, 0]) / spread, float(fitted.intercept_[0]))
 
 
 def _cv_table(name: str, scores: dict[str, Any], folds: int) -> DataFrame:

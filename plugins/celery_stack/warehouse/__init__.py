@@ -1,4 +1,4 @@
-"""Rows into the warehouse: the one way, for every DAG.
+"""Rows into the warehouse and out of it: the one way, for every DAG.
 
     from celery_stack.warehouse import write_rows
 
@@ -7,6 +7,7 @@
 Inside a task of pool `pg_io`: COPY into a temporary table, then one `INSERT … ON CONFLICT`, in one
 transaction that a newer try of the same task fences off. Killed anywhere and retried, a task leaves
 the same rows. Light to import; the work's modules are imported when rows are written.
+`read_rows` wants the pool as well: what reads holds a connection too.
 
 | module | holds |
 |---|---|
@@ -16,12 +17,13 @@ the same rows. Light to import; the work's modules are imported when rows are wr
 | `kinds` | the types, and what each refuses |
 | `binary` | chunks in Postgres' binary COPY format |
 | `load` | the transaction |
+| `read` | what a query selects |
 | `role` | the connection limit of the database role |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_stack.warehouse.errors import (
@@ -46,6 +48,7 @@ __all__ = [
     "StaleTryError",
     "TargetError",
     "WarehouseError",
+    "read_rows",
     "write_rows",
 ]
 
@@ -82,15 +85,38 @@ def write_rows(
         BadRowError: names the first bad row, counted from 1, and the column.
         StaleTryError: a newer try of this task has begun.
     """
-    from airflow.providers.postgres.hooks.postgres import PostgresHook
-
     from celery_stack.warehouse.load import Target, store
 
     writer = current_writer()
     target = Target(table, tuple(keys), on_conflict)
-    # The hook takes psycopg 3 where both drivers are installed; the lock file holds it to that.
-    connection = cast("Connection[Any]", PostgresHook(CONNECTION).get_conn())
+    connection = _connect()
     try:
         return store(connection, writer, rows, target, columns=columns, chunk_rows=chunk_rows)
     finally:
         connection.close()
+
+
+def read_rows(query: str, parameters: Mapping[str, Any] | None = None) -> DataFrame:
+    """Give the rows that `query` selects, with the query's column names.
+
+    Args:
+        query: SQL; values go into `parameters` and appear as `%(name)s`.
+
+    Raises:
+        PoolError: the task is not in pool `pg_io`, or this is no task.
+    """
+    from celery_stack.warehouse.read import fetch
+
+    current_writer()
+    connection = _connect()
+    try:
+        return fetch(connection, query, parameters)
+    finally:
+        connection.close()
+
+
+def _connect() -> Connection[Any]:
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+    # The hook takes psycopg 3 where both drivers are installed; the lock file holds it to that.
+    return cast("Connection[Any]", PostgresHook(CONNECTION).get_conn())

@@ -18,7 +18,8 @@ from ml.load import (
     accept_dataset,
     dataset_sha256,
     export_reference,
-    read_current,
+    gather_dataset,
+    read_dataset,
     read_table,
     reference_table,
 )
@@ -149,9 +150,8 @@ def test_accepted_data_is_the_current_data(
     accepted = accept_dataset(write_csv(table, "wdbc.csv"), store)
     pointer = json.loads((store / "datasets" / "current.json").read_text())
     assert pointer == {"sha256": accepted.sha256, "rows": 569, "source": "wdbc.csv"}
-    current = read_current(store)
-    assert (current.sha256, current.source) == (accepted.sha256, "wdbc.csv")
-    assert_frame_equal(current.table, accepted.table, check_exact=True)
+    kept = read_dataset(store, accepted.sha256)
+    assert_frame_equal(kept, accepted.table, check_exact=True)
 
 
 def test_a_bad_file_leaves_the_last_good_data(
@@ -161,7 +161,8 @@ def test_a_bad_file_leaves_the_last_good_data(
     good = accept_dataset(write_csv(table), store)
     with pytest.raises(DatasetError, match=r"bad\.csv"):
         accept_dataset(write_csv(table.assign(note="x"), "bad.csv"), store)
-    assert read_current(store).sha256 == good.sha256
+    pointer = json.loads((store / "datasets" / "current.json").read_text())
+    assert pointer["sha256"] == good.sha256
 
 
 def test_a_half_written_snapshot_is_written_again(
@@ -169,12 +170,13 @@ def test_a_half_written_snapshot_is_written_again(
 ) -> None:
     """A retry heals what a killed task left."""
     path = write_csv(table)
-    snapshot = store / "datasets" / f"{accept_dataset(path, store).sha256}.parquet"
+    digest = accept_dataset(path, store).sha256
+    snapshot = store / "datasets" / f"{digest}.parquet"
     snapshot.write_bytes(snapshot.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match="must hold the table with SHA-256"):
-        read_current(store)
+        read_dataset(store, digest)
     accept_dataset(path, store)
-    assert len(read_current(store).table) == 569
+    assert len(read_dataset(store, digest)) == 569
 
 
 def test_a_changed_snapshot_is_refused(table: DataFrame, write_csv: WriteCsv, store: UPath) -> None:
@@ -183,19 +185,54 @@ def test_a_changed_snapshot_is_refused(table: DataFrame, write_csv: WriteCsv, st
     snapshot = store / "datasets" / f"{accepted.sha256}.parquet"
     snapshot.write_bytes(table.head(300).to_parquet())
     with pytest.raises(ArtifactError, match="found none or another"):
-        read_current(store)
+        read_dataset(store, accepted.sha256)
 
 
-def test_an_empty_store_has_no_current_data(store: UPath) -> None:
-    """The message says to run the load task."""
-    with pytest.raises(ArtifactError, match=r"found no file\. Run the load task first"):
-        read_current(store)
+def test_without_rows_and_files_the_reference_is_trained_on(tmp_path: Path, store: UPath) -> None:
+    """A fresh stack lands WDBC by itself, and takes it as if it were a file of somebody's."""
+    landing = tmp_path / "landing"
+    gathered = gather_dataset(reference_table().head(0), landing, store, offer_reference=True)
+    assert gathered.sha256 == dataset_sha256(reference_table())
+    assert [file.name for file in landing.iterdir()] == ["wdbc.csv"]
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]"])
-def test_a_damaged_pointer_is_refused(store: UPath, content: str) -> None:
-    """A pointer that is not one is named."""
-    (store / "datasets").mkdir(parents=True)
-    (store / "datasets" / "current.json").write_text(content)
-    with pytest.raises(ArtifactError, match=r"must hold sha256, rows and source"):
-        read_current(store)
+def test_where_real_data_comes_no_reference_is_landed(tmp_path: Path, store: UPath) -> None:
+    """Nothing to train on is an error, not WDBC."""
+    with pytest.raises(DatasetError, match=r"the warehouse must .*\n.*fewer than 100 rows"):
+        gather_dataset(reference_table().head(0), tmp_path, store, offer_reference=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_known_rows_alone_are_the_data(table: DataFrame, tmp_path: Path, store: UPath) -> None:
+    """Once the reference was ingested, the warehouse gives the same data as the file did."""
+    gathered = gather_dataset(table, tmp_path, store, offer_reference=True)
+    assert gathered.sha256 == dataset_sha256(table)
+    assert list(tmp_path.glob("*.csv")) == []
+
+
+def test_a_waiting_file_joins_and_corrects_the_known_rows(
+    table: DataFrame, write_csv: WriteCsv, tmp_path: Path, store: UPath
+) -> None:
+    """It may be small: what counts is the whole."""
+    batch = table.head(2).assign(**{"mean radius": 1.0})
+    batch.loc[1, ID] = 7000
+    write_csv(batch)
+    gathered = gather_dataset(table, tmp_path, store, offer_reference=True).table.set_index(ID)
+    assert len(gathered) == 570
+    assert gathered.loc[[0, 7000], "mean radius"].tolist() == [1.0, 1.0]
+    assert gathered.loc[1, "mean radius"] == table.loc[1, "mean radius"]
+
+
+def test_a_bad_waiting_file_is_refused_beside_known_rows(
+    table: DataFrame, write_csv: WriteCsv, tmp_path: Path, store: UPath
+) -> None:
+    """Training does not go on as if the file were not there."""
+    write_csv(table.head(3).assign(**{"mean area": -1.0}), "bad.csv")
+    with pytest.raises(DatasetError, match=r"bad\.csv must [\s\S]*negative values in 3 rows"):
+        gather_dataset(table, tmp_path, store, offer_reference=True)
+
+
+def test_an_unknown_snapshot_is_named(store: UPath) -> None:
+    """The message has the hash and a remedy."""
+    with pytest.raises(ArtifactError, match=r"SHA-256 abc, found none or another\. Restore it"):
+        read_dataset(store, "abc")

@@ -8,7 +8,15 @@ from pandas import DataFrame, concat
 from pandas.testing import assert_frame_equal
 from sklearn.datasets import load_breast_cancer
 
-from ml.schema import COLUMNS, FEATURES, ID, TARGET, DatasetError, validate_table
+from ml.schema import (
+    COLUMNS,
+    FEATURES,
+    ID,
+    TARGET,
+    DatasetError,
+    validate_batch,
+    validate_table,
+)
 
 
 def fault_of(table: DataFrame) -> str:
@@ -104,3 +112,15 @@ def test_a_table_without_target_is_told_so_once(table: DataFrame) -> None:
     message = fault_of(table.drop(columns=TARGET))
     assert "missing columns: 'target'" in message
     assert "fewer than" not in message
+
+
+def test_a_batch_may_be_small_and_of_one_class(table: DataFrame) -> None:
+    """The least numbers of rows are for training; a batch only adds to it."""
+    batch = table[table[TARGET] == 1].head(1)
+    assert_frame_equal(validate_batch(batch), batch.reset_index(drop=True))
+
+
+def test_a_batch_without_rows_is_refused(table: DataFrame) -> None:
+    """A header alone is a mistake."""
+    with pytest.raises(DatasetError, match=r"new\.csv must be a table .*\n- no rows"):
+        validate_batch(table.head(0), source="new.csv")
