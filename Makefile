@@ -34,6 +34,9 @@ stop: .venv/.ready  ## Let running tasks finish, then stop everything
 train:  ## Trigger the training pipeline on the running stack and follow it
 	@compose/on-stack train
 
+models:  ## Registered models; choose the champion (ARGS="list", "promote VERSION", "rollback")
+	@compose/on-stack models $(or $(ARGS),list)
+
 status:  ## What runs, and which queues its workers consume
 	@compose/on-stack status
 
@@ -99,5 +102,5 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: help demo local train status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
+.PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
   test check-dags bench-io bench-isolation bench-model setup lock clean

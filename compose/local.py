@@ -1,4 +1,4 @@
-"""The stack without Docker: `python -m compose.local up | demo | train | status | logs | stop`."""
+"""The stack without Docker: `python -m compose.local up | demo | train | models | status | logs | stop`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
@@ -68,7 +69,7 @@ def _parse() -> argparse.Namespace:
             command.add_argument("--scale", nargs="*", default=[], metavar="WORKER=N")
         if name == "logs":
             command.add_argument("program", nargs="?", default="")
-        if name in ("airflow", "why"):
+        if name in ("airflow", "models", "why"):
             command.add_argument("words", nargs=argparse.REMAINDER)
     return parser.parse_args()
 
@@ -101,6 +102,13 @@ def demo(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace)
 def train(home: StackHome, env: Mapping[str, str], _arguments: argparse.Namespace) -> int:
     """Trigger the training pipeline on the running stack and follow it."""
     return train_and_show(_connect(home, env), console, artifacts_url(home, env))
+
+
+def models(home: StackHome, env: Mapping[str, str], arguments: argparse.Namespace) -> int:
+    """Look at the registered models: `list`; choose another champion: `promote`, `rollback`."""
+    command = [sys.executable, "-m", "ml.champion", *(arguments.words or ["list"])]
+    place = {"ARTIFACTS_URL": artifacts_url(home, env)}
+    return subprocess.run(command, env={**env, **place}, check=False).returncode  # noqa: S603
 
 
 def _connect(home: StackHome, env: Mapping[str, str]) -> AirflowClient:
@@ -179,6 +187,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "up": up,
     "demo": demo,
     "train": train,
+    "models": models,
     "status": status,
     "why": why,
     "logs": logs,

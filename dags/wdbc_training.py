@@ -1,36 +1,65 @@
 """### Train the breast-cancer classifier
 
-load → preprocess → train (one task per candidate, on `cpu_train`) → evaluate → register
+wait_for_data → load → preprocess → train (one task per candidate, on `cpu_train`) → evaluate →
+challenge → register → promote, record
 
-| task | does | queue |
+| task | does | pool |
 |---|---|---|
-| load | checks the newest table in the landing folder; a bad one is refused with each fault listed, and the last good data stays current | default |
-| preprocess | holds out a stratified test part, by a seed that is fixed beforehand | default |
+| wait_for_data | where the stack lands no data by itself (`ML_SYNTHETIC_ROWS=0`), waits for the first file to be ingested, without a worker slot | |
+| load | gathers what to train on: the labelled observations of the warehouse, replaced and joined by the newest file that still waits in the landing folder; if there is neither, WDBC is landed and taken. A bad file is refused with each fault listed, and the last good data stays current | pg_io |
+| preprocess | holds out a stratified test part, by a seed that is fixed beforehand | |
 | train | tunes a candidate by repeated cross-validation, fits it with its decision threshold | cpu_train |
-| evaluate | takes the best candidate and measures it on the held-out rows | default |
-| register | keeps model, metrics and cross-validation table as an immutable version | default |
+| evaluate | takes the best candidate and measures it on the held-out rows | |
+| challenge | holds it against the champion on the same held-out rows; `ml.gate.challenge` has the rule | |
+| register | keeps model, metrics, cross-validation table and report as an immutable version | |
+| promote | makes it the champion, if it may be | |
+| record | its figures into `model_runs` and `metrics` | pg_io |
 
-DataFrames travel through XCom; models by path and SHA-256. Runs every Monday at 03:00 UTC; for a
-run at once: `make train`.
+DataFrames travel through XCom; models by path and SHA-256.
+
+Runs every Monday at 03:00 UTC, and whenever `wdbc_ingest` has stored rows. **Each data is trained on
+once**: `load` skips the run if the newest model was trained on these very rows, or, where new rows
+started it, while fewer than `ML_RETRAIN_ROWS` are new or corrected. Runs wait for each other, so of
+two triggers for the same data the second is a skip. A run by hand always trains: `make train`.
+
+The champion is what `wdbc_scoring` uses. `make models ARGS="list"` shows it, `ARGS="rollback"` goes
+back to the one before, `ARGS="promote VERSION"` takes any.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
+from glob import escape
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import CronTriggerTimetable, dag, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from celery_stack.file_wait import FileWait
+from celery_stack.warehouse import read_rows, write_rows
+from ml.landing import INGESTED, has_data
 from ml.settings import CANDIDATE_NAMES, MLSettings
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+OBSERVATIONS = Asset("wdbc_observations")
+LABELLED = "SELECT * FROM observations WHERE target IS NOT NULL"
+
+
+def look_for_data() -> str | None:
+    """Give the glob to wait for, None if there is data, or the stack lands some by itself."""
+    settings = MLSettings.from_env(os.environ)
+    if settings.ML_SYNTHETIC_ROWS or has_data(settings.LANDING_DIR):
+        return None
+    return f"{escape(str(settings.LANDING_DIR / INGESTED))}/*"
+
 
 @dag(
-    schedule=CronTriggerTimetable("0 3 * * 1", timezone="UTC"),
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable("0 3 * * 1", timezone="UTC"), assets=OBSERVATIONS
+    ),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
@@ -45,23 +74,44 @@ if TYPE_CHECKING:
     tags=["wdbc", "training"],
     doc_md=__doc__,
 )
-def wdbc_training() -> None:
+def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as its own
     """Wire the steps; each loads, calls one function of `ml`, and stores."""
 
-    @task(multiple_outputs=True)
-    def load() -> dict[str, Any]:
+    wait_for_data = FileWait(
+        task_id="wait_for_data",
+        look=look_for_data,
+        poke_interval=5,
+        timeout=timedelta(hours=12).total_seconds(),
+        soft_fail=True,
+    )
+
+    @task(multiple_outputs=True, pool="pg_io")
+    def load(**context: Any) -> dict[str, Any]:
         from upath import UPath
 
-        from ml.load import accept_dataset, export_reference
-        from ml.schema import DatasetError
+        from ml.gate import reason_to_skip
+        from ml.load import gather_dataset
+        from ml.registry import Registry
+        from ml.schema import COLUMNS, DatasetError
 
         settings = MLSettings.from_env(os.environ)
-        source = export_reference(settings.LANDING_DIR)
+        store = UPath(settings.ARTIFACTS_URL)
         try:
-            accepted = accept_dataset(source, UPath(settings.ARTIFACTS_URL))
+            data = gather_dataset(
+                read_rows(LABELLED)[list(COLUMNS)],
+                settings.LANDING_DIR,
+                store,
+                offer_reference=settings.ML_SYNTHETIC_ROWS > 0,
+            )
         except DatasetError as error:
             raise AirflowFailException(str(error)) from error  # a bad file does not heal by itself
-        return {"table": accepted.table, "sha256": accepted.sha256}
+        cause = context["dag_run"].run_type
+        if cause != "manual":
+            least = settings.ML_RETRAIN_ROWS if cause == "asset_triggered" else 1
+            latest = Registry(store).latest()
+            if reason := reason_to_skip(data, latest, store, least_new_rows=least):
+                raise AirflowSkipException(reason)
+        return {"table": data.table, "sha256": data.sha256}
 
     @task(multiple_outputs=True)
     def preprocess(table: DataFrame) -> dict[str, DataFrame]:
@@ -107,29 +157,84 @@ def wdbc_training() -> None:
         ).to_dict()
 
     @task
-    def register(comparison: dict[str, Any], data_sha256: str, **context: Any) -> dict[str, Any]:
+    def challenge(comparison: dict[str, Any], rows: DataFrame) -> dict[str, Any]:
+        from upath import UPath
+
+        from ml.champion import ChampionPointer
+        from ml.evaluate import Comparison
+        from ml.gate import challenge
+
+        settings = MLSettings.from_env(os.environ)
+        store = UPath(settings.ARTIFACTS_URL)
+        return challenge(
+            Comparison.from_dict(comparison),
+            rows,
+            ChampionPointer(store).current(),
+            store,
+            bootstrap_samples=settings.ML_BOOTSTRAP_SAMPLES,
+            seed=settings.ML_SEED,
+        ).to_dict()
+
+    @task
+    def register(
+        comparison: dict[str, Any],
+        verdict: dict[str, Any],
+        rows: DataFrame,
+        data_sha256: str,
+        **context: Any,
+    ) -> dict[str, Any]:
         from upath import UPath
 
         from ml.evaluate import Comparison
+        from ml.gate import Verdict
         from ml.registry import Registry
+        from ml.report import render_report
 
         settings = MLSettings.from_env(os.environ)
+        run, best = context["dag_run"], Comparison.from_dict(comparison)
+        origin = {"data_sha256": data_sha256, "code_version": settings.CODE_VERSION}
+        report = render_report(
+            best,
+            Verdict.from_dict(verdict),
+            rows,
+            facts={"run": run.run_id, **origin},
+            seed=settings.ML_SEED,
+        )
         return (
             Registry(UPath(settings.ARTIFACTS_URL))
-            .register(
-                Comparison.from_dict(comparison),
-                run_id=context["run_id"],
-                run_date=context["dag_run"].run_after,
-                data_sha256=data_sha256,
-                code_version=settings.CODE_VERSION,
-            )
+            .register(best, run_id=run.run_id, run_date=run.run_after, derived=report, **origin)
             .to_dict()
         )
 
+    @task
+    def promote(manifest: dict[str, Any], verdict: dict[str, Any]) -> str | None:
+        from upath import UPath
+
+        from ml.champion import ChampionPointer
+
+        pointer = ChampionPointer(UPath(MLSettings.from_env(os.environ).ARTIFACTS_URL))
+        if verdict["takes_over"]:
+            pointer.promote(manifest["version"], f"not worse than {verdict['champion']}")
+        return pointer.current()
+
+    @task(pool="pg_io")
+    def record(manifest: dict[str, Any], verdict: dict[str, Any], **context: Any) -> None:
+        from ml.registry import Manifest, figures_of, summary_of
+
+        made = Manifest.from_dict(manifest)
+        run = {**summary_of(made, verdict), "dag_id": context["dag"].dag_id}
+        write_rows([run], "model_runs", keys=["model_version"])
+        write_rows(figures_of(made), "metrics", keys=["model_version", "metric"])
+
     loaded = load()
+    wait_for_data >> loaded
     split = preprocess(loaded["table"])
     trained = train.partial(rows=split["train"]).expand(name=list(CANDIDATE_NAMES))
-    register(evaluate(trained, split["test"]), loaded["sha256"])
+    comparison = evaluate(trained, split["test"])
+    verdict = challenge(comparison, split["test"])
+    registered = register(comparison, verdict, split["test"], loaded["sha256"])
+    promote(registered, verdict)
+    record(registered, verdict)
 
 
 wdbc_training()

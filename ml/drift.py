@@ -7,12 +7,11 @@ marked one. Of a batch of n rows chance alone makes about 9 / n, so small batche
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pandas import DataFrame, concat
-
-from ml.schema import FEATURES
-from ml.score import SCORE
 
 BINS = 10
 BATCH = "batch"
@@ -20,30 +19,29 @@ BATCH = "batch"
 _Floats = NDArray[np.float64]
 
 
-def measure_drift(rows: DataFrame, reference: DataFrame) -> DataFrame:
-    """Give `batch`, `feature`, `psi` and `rows` for each batch: 30 features and the score.
+def measure_drift(rows: DataFrame, reference: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """Give `batch`, `feature`, `psi` and `rows` for each batch and each of the columns.
 
     Args:
-        rows: (n, >= 32) features, `score` and `batch`, the name of the batch that a row came with.
-        reference: (m, >= 31) features and `score` of the data trained on.
+        rows: (n, >= c + 1) the c columns and `batch`, the name of what a row came with.
+        reference: (m, >= c) the same columns of the data trained on.
+        columns: c names of numeric columns.
     """
-    return concat(
-        [
-            DataFrame(
-                {
-                    BATCH: str(name),
-                    "feature": [*FEATURES, SCORE],
-                    "psi": [
-                        population_stability(reference[column].to_numpy(), batch[column].to_numpy())
-                        for column in (*FEATURES, SCORE)
-                    ],
-                    "rows": len(batch),
-                }
-            )
-            for name, batch in rows.groupby(BATCH)
-        ],
-        ignore_index=True,
-    )
+    measured = [
+        DataFrame(
+            {
+                BATCH: str(name),
+                "feature": columns,
+                "psi": [
+                    population_stability(reference[column].to_numpy(), batch[column].to_numpy())
+                    for column in columns
+                ],
+                "rows": len(batch),
+            }
+        )
+        for name, batch in rows.groupby(BATCH)
+    ]
+    return concat(measured, ignore_index=True)
 
 
 def population_stability(reference: _Floats, values: _Floats) -> float:
@@ -55,5 +53,4 @@ def population_stability(reference: _Floats, values: _Floats) -> float:
 
 def _shares(values: _Floats, inner: _Floats) -> _Floats:
     counts = np.bincount(np.searchsorted(inner, values, side="right"), minlength=len(inner) + 1)
-    smoothed: _Floats = counts + 0.5
-    return smoothed / smoothed.sum()
+    return np.asarray((counts + 0.5) / (counts + 0.5).sum(), dtype="float64")

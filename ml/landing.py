@@ -1,7 +1,8 @@
 """The landing folder: files wait in it, and leave it for `ingested/` or `quarantine/`.
 
 A file is moved by a rename, after what it holds is stored or its faults are written down: killed
-anywhere, it is still there to be taken again, and nothing is overwritten.
+anywhere, it is still there to be taken again, and nothing is overwritten. Light: it looks at names,
+times and sizes alone.
 """
 
 from __future__ import annotations
@@ -9,12 +10,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pandas import DataFrame
-from upath import UPath
-
-from ml.artifacts import write_whole
-from ml.load import data_files, read_table
-from ml.schema import DatasetError, validate_batch
+DATA_SUFFIXES = (".csv", ".data")
+WAITING = "*.[cd][sa][vt]*"
+"""A glob that every data file matches."""
 
 INGESTED = "ingested"
 QUARANTINE = "quarantine"
@@ -22,6 +20,19 @@ QUIET_S = 2.0
 """Seconds without a change after which a file counts as complete."""
 
 Stamp = tuple[int, int]
+"""Time of the last change in ns, and size in bytes; zeros for a file that is gone."""
+
+
+def data_files(landing: Path) -> list[Path]:
+    """Give the data files (.csv, .data) that lie in the folder itself, oldest first."""
+    if not landing.is_dir():
+        return []
+    files = [
+        file
+        for file in landing.iterdir()
+        if file.suffix in DATA_SUFFIXES and file.is_file() and not file.name.startswith(".")
+    ]
+    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
 def has_data(landing: Path) -> bool:
@@ -29,58 +40,35 @@ def has_data(landing: Path) -> bool:
     return bool(data_files(landing) or data_files(landing / INGESTED))
 
 
-def read_batch(path: Path) -> DataFrame:
-    """Give the rows of a waiting file, validated, with the file's name in the column `source`.
-
-    A file that is still being written is waited for: it is read once it has not changed for
-    `QUIET_S`.
-
-    Raises:
-        DatasetError: the file cannot be used; lists every fault.
-    """
-    while True:
-        before = _wait_until_quiet(path)
-        try:
-            batch = validate_batch(read_table(path), source=path.name)
-        except DatasetError:
-            if _stamp(path) == before:
-                raise
-        else:
-            if _stamp(path) == before:
-                return batch.assign(source=path.name)
-
-
 def mark_ingested(path: Path) -> Path:
     """Move a file whose rows are stored to `ingested/`; give where it is."""
-    target = _free_name(path, path.parent / INGESTED)
-    return path.replace(target)
+    return path.replace(_free_name(path, path.parent / INGESTED))
 
 
 def quarantine(path: Path, faults: str) -> Path:
     """Move a bad file to `quarantine/`, its faults beside it in `<name>.faults.txt`."""
     target = _free_name(path, path.parent / QUARANTINE)
-    write_whole(UPath(target.with_name(f"{target.name}.faults.txt")), f"{faults}\n".encode())
+    target.with_name(f"{target.name}.faults.txt").write_text(f"{faults}\n", encoding="utf-8")
     return path.replace(target)
 
 
-def _wait_until_quiet(path: Path) -> Stamp:
-    stamp = _stamp(path)
-    # By the file's own time: what has long been there is read at once.
-    rest = QUIET_S - (time.time() - stamp[0] / 1e9)
-    while rest > 0:
-        time.sleep(min(rest, QUIET_S))
-        before, stamp = stamp, _stamp(path)
-        rest = 0 if stamp == before else QUIET_S
+def wait_until_quiet(path: Path) -> Stamp:
+    """Wait until the file has not changed for `QUIET_S`; what has long been there is not waited for."""
+    stamp = stamp_of(path)
+    rest_s = min(QUIET_S, QUIET_S - (time.time() - stamp[0] / 1e9))
+    while rest_s > 0:
+        time.sleep(rest_s)
+        before, stamp = stamp, stamp_of(path)
+        rest_s = 0 if stamp == before else QUIET_S
     return stamp
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp_of(path: Path) -> Stamp:
+    """Give what tells a changed file from an unchanged one."""
     try:
         stat = path.stat()
     except FileNotFoundError:
-        raise DatasetError(
-            f"{path.name} must exist in {path.parent}, found no file. Add it."
-        ) from None
+        return 0, 0
     return stat.st_mtime_ns, stat.st_size
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pandas import DataFrame, concat, read_csv, read_parquet
@@ -19,6 +20,7 @@ from sklearn.datasets import load_breast_cancer
 from upath import UPath
 
 from ml.artifacts import ArtifactError, write_whole
+from ml.landing import data_files, quarantine, stamp_of, wait_until_quiet
 from ml.schema import (
     BENIGN,
     COLUMNS,
@@ -32,7 +34,6 @@ from ml.schema import (
 )
 
 REFERENCE_FILE = "wdbc.csv"
-DATA_SUFFIXES = (".csv", ".data")
 
 _DIAGNOSIS = "diagnosis"
 _UCI_COLUMNS = (ID, _DIAGNOSIS, *FEATURES)
@@ -46,6 +47,18 @@ class AcceptedDataset:
     table: DataFrame
     sha256: str
     source: str
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """The names of the good files, oldest first, and the faults of the bad ones by name."""
+
+    good: list[str]
+    faults: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON types."""
+        return asdict(self)
 
 
 def reference_table() -> DataFrame:
@@ -70,18 +83,6 @@ def export_reference(landing: Path) -> Path:
     return path
 
 
-def data_files(landing: Path) -> list[Path]:
-    """Give the data files (.csv, .data) that lie in the folder itself, oldest first."""
-    if not landing.is_dir():
-        return []
-    files = [
-        file
-        for file in landing.iterdir()
-        if file.suffix in DATA_SUFFIXES and file.is_file() and not file.name.startswith(".")
-    ]
-    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
-
-
 def read_table(path: Path) -> DataFrame:
     """Read a data file into the columns it has, floats exact; `validate_table` judges them.
 
@@ -102,6 +103,42 @@ def read_table(path: Path) -> DataFrame:
         f"{len(_UCI_COLUMNS)} fields per line with M or B in the second; found {len(first)} "
         f"fields beginning {first[:3]}. Add the header or use the raw UCI form."
     )
+
+
+def read_batch(path: Path) -> DataFrame:
+    """Give the rows of a waiting file, validated, with the file's name in the column `source`.
+
+    A file that is still being written is waited for: it is read once it is quiet, and again if it
+    has changed meanwhile.
+
+    Raises:
+        DatasetError: the file cannot be used; lists every fault.
+    """
+    while True:
+        before = wait_until_quiet(path)
+        try:
+            batch = validate_batch(read_table(path), source=path.name)
+        except DatasetError:
+            if stamp_of(path) == before:
+                raise
+        else:
+            if stamp_of(path) == before:
+                return batch.assign(source=path.name)
+
+
+def sift_landing(landing: Path) -> Sifted:
+    """Read every waiting file; move the bad ones to `quarantine/`, their faults beside them."""
+    good: list[str] = []
+    faults: dict[str, str] = {}
+    for path in data_files(landing):
+        try:
+            read_batch(path)
+        except DatasetError as error:
+            faults[path.name] = str(error)
+            quarantine(path, str(error))
+        else:
+            good.append(path.name)
+    return Sifted(good, faults)
 
 
 def dataset_sha256(table: DataFrame) -> str:

@@ -201,6 +201,44 @@ class Registry:
         return read_checked(self._models / version / name, str(listed[name]["sha256"]))
 
 
+def summary_of(manifest: Manifest, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a version's row for a table of trained models: which run made it, and how."""
+    return {
+        "model_version": manifest.version,
+        "run_id": manifest.run_id,
+        "candidate": manifest.candidate,
+        "trained_at": datetime.fromisoformat(manifest.created_at),
+        "details": {
+            "params": manifest.params,
+            "threshold": manifest.threshold,
+            "confusion": manifest.confusion,
+            "data_sha256": manifest.data_sha256,
+            "code_version": manifest.code_version,
+            "champion": verdict["champion"],
+            "objections": verdict["objections"],
+        },
+    }
+
+
+def figures_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """Give a row per figure of merit: held out with its interval, and `cv_…` cross-validated."""
+    held_out = [
+        {"model_version": manifest.version, "metric": name, **estimate}
+        for name, estimate in manifest.metrics.items()
+    ]
+    means = [
+        {
+            "model_version": manifest.version,
+            "metric": f"cv_{name}",
+            "value": scores["mean"],
+            "low": None,
+            "high": None,
+        }
+        for name, scores in manifest.cv_metrics.items()
+    ]
+    return held_out + means
+
+
 def version_id(run_date: datetime, model_sha256: str) -> str:
     """Give the version of a run's model: `20261121T101500Z-1a2b3c4d`, which sorts by date.
 

@@ -21,6 +21,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from ml.artifacts import load_model
 from ml.evaluate import BARS, Comparison, Estimate
 from ml.gate import Verdict
 from ml.preprocess import features_of, labels_of
@@ -52,7 +53,6 @@ class _HeldOut:
 def render_report(
     comparison: Comparison,
     verdict: Verdict,
-    model: Any,
     test: DataFrame,
     *,
     facts: Mapping[str, str],
@@ -63,11 +63,15 @@ def render_report(
     Args:
         comparison: the best candidate and its evaluation.
         verdict: how it stands against the champion.
-        model: the best candidate's model.
         test: (n, 32) held-out rows.
         facts: what the page says about the version besides, by name.
         seed: of the permutations.
+
+    Raises:
+        ArtifactError: the model's file is missing or was changed.
     """
+    file = comparison.best.model_file
+    model = load_model(file.path, file.sha256)
     predictions = score_rows(test, model, comparison.best.calibration)
     held_out = _HeldOut(
         labels_of(test),

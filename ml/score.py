@@ -1,22 +1,51 @@
-"""Predictions of a registered model."""
+"""Predictions of a registered model, and how far what it scores is from what it was trained on."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from pandas import DataFrame
 from sklearn.model_selection import FixedThresholdClassifier
+from upath import UPath
 
+from ml.drift import measure_drift
+from ml.load import read_dataset
 from ml.preprocess import features_of
-from ml.schema import BENIGN, ID, MALIGNANT
+from ml.registry import Registry
+from ml.schema import BENIGN, FEATURES, ID, MALIGNANT
 from ml.train import Calibration, bounded_threads, raw_scores
 
 SCORE = "score"
 LABEL = "label"
 
 
+def score_batches(rows: DataFrame, version: str, store: UPath) -> tuple[DataFrame, DataFrame]:
+    """Give the predictions and the drift of `rows` by a registered version, ready to be stored.
+
+    The predictions have `observation_id`, `model_version`, `score` and `label`, the drift has
+    `model_version`, `batch`, `feature`, `psi` and `rows`; a batch is what came with one `source`.
+
+    Args:
+        rows: (n, >= 32) observations with `source`, n >= 1.
+        version: of the model.
+        store: the artifact store, with the data that the version was trained on.
+
+    Raises:
+        ArtifactError: there is no such version, or a file of it is missing or was changed.
+    """
+    registry = Registry(store)
+    reference = read_dataset(store, registry.read_manifest(version).data_sha256)
+    model, calibration = registry.load_model(version), registry.load_calibration(version)
+    predictions = score_rows(rows, model, calibration)
+    batches = rows.assign(score=predictions[SCORE].to_numpy(), batch=rows["source"].fillna("?"))
+    reference = reference.assign(score=score_rows(reference, model, calibration)[SCORE].to_numpy())
+    drift = measure_drift(batches, reference, columns=(*FEATURES, SCORE))
+    return (
+        predictions.assign(model_version=version),
+        drift.assign(model_version=version),
+    )
+
+
 def score_rows(
-    rows: DataFrame, model: FixedThresholdClassifier | Any, calibration: Calibration
+    rows: DataFrame, model: FixedThresholdClassifier, calibration: Calibration
 ) -> DataFrame:
     """Give `observation_id`, `score` and `label` for each row, in the order of `rows`.
 
