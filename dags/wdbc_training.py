@@ -197,7 +197,11 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
             best,
             Verdict.from_dict(verdict),
             rows,
-            facts={"run": run.run_id, **origin},
+            facts={
+                "run": run.run_id,
+                "data": f"SHA-256 {data_sha256}",
+                "code": settings.CODE_VERSION,
+            },
             seed=settings.ML_SEED,
         )
         return (
@@ -214,7 +218,9 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
 
         pointer = ChampionPointer(UPath(MLSettings.from_env(os.environ).ARTIFACTS_URL))
         if verdict["takes_over"]:
-            pointer.promote(manifest["version"], f"not worse than {verdict['champion']}")
+            former = verdict["champion"]
+            why = f"not worse than {former}" if former else "the first to reach the bars"
+            pointer.promote(manifest["version"], why)
         return pointer.current()
 
     @task(pool="pg_io")

@@ -188,17 +188,7 @@ def _draw_calibration(held_out: _HeldOut) -> Figure:
     axes.plot(given, found, color=ACCENT, linewidth=1, alpha=0.5)
     sizes = 40 + 10 * counts[counts > 0]
     axes.scatter(given, found, s=sizes, color=ACCENT, alpha=0.85, linewidth=0, zorder=3)
-    for across, up, count in zip(given, found, counts[counts > 0], strict=True):
-        down = up > 0.5
-        axes.annotate(
-            f"{count} rows" if count > 1 else "1 row",
-            (across, up),
-            xytext=(0, -22 if down else 16),
-            textcoords="offset points",
-            ha="left" if across < 0.1 else "right" if across > 0.9 else "center",
-            fontsize=_FONT - 2,
-            color=INK,
-        )
+    axes.scatter([], [], color=ACCENT, label="model; a dot's area shows its rows")
     _unit_square(axes)
     axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06))
     _label(axes, "probability of malignancy given", "share that is malignant")
@@ -234,13 +224,13 @@ def _draw_differences(verdict: Verdict) -> Figure:
     figure, axes = _new_figure(
         f"Challenger minus champion, {verdict.rows} rows", width=6.4, height=3.2
     )
-    for place, name in enumerate(reversed(verdict.differences)):
+    for place, name in enumerate(reversed(METRICS)):
         one = verdict.differences[name]
         colour = SECOND if one.high < 0 else ACCENT
         axes.plot([one.low, one.high], [place, place], color=colour, linewidth=2.5)
         axes.plot(one.value, place, "o", color=colour, markersize=7)
     axes.axvline(0, color=INK, linewidth=1)
-    names = [_shown(name) for name in reversed(verdict.differences)]
+    names = [_shown(name) for name in reversed(METRICS)]
     axes.set_yticks(range(len(names)), names)
     reach = max(
         0.02, *(abs(e) for one in verdict.differences.values() for e in (one.low, one.high))
@@ -263,7 +253,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid #eaeef2; }
 th:first-child, td:first-child { text-align: left; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
+.figures { margin-bottom: 1rem; display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
 img { max-width: 100%; height: auto; }
 .good { color: #1a7f37; } .bad { color: #d1242f; } .faint { color: #57606a; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .5rem 0; }
@@ -318,7 +308,8 @@ def _image(name: str, images: Mapping[str, bytes]) -> str:
 def _metrics_table(comparison: Comparison) -> str:
     means = comparison.best.cv_metrics
     rows = []
-    for name, held_out in comparison.evaluation.metrics.items():
+    for name in METRICS:
+        held_out = comparison.evaluation.metrics[name]
         mean, bar = means[name]["mean"], BARS.get(name)
         mark = "" if bar is None else ("good" if mean >= bar else "bad")
         rows.append(
