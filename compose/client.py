@@ -83,9 +83,11 @@ class AirflowClient:
         traces = "\n".join(f"{file}:\n{why}" for file, why in self.import_errors().items())
         return f"Expected the DAG {dag_id}, found none.\n{traces or 'No import error is reported.'}"
 
-    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a run now; give its id."""
-        body = {"logical_date": None, "conf": conf or {}}
+    def trigger(
+        self, dag_id: str, conf: dict[str, Any] | None = None, *, logical_date: str | None = None
+    ) -> str:
+        """Start a run now, for the date given (ISO 8601) or for none; give its id."""
+        body = {"logical_date": logical_date, "conf": conf or {}}
         return str(self._send("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:

@@ -2,8 +2,8 @@
 
 A labelled batch drawn from the distribution of WDBC arrives in the landing folder each day at 01:00
 UTC, so that the stack has data where none comes by itself. The day decides every value: a retry or
-a second run of the same day writes the same file. Ids are negative, which real ones are not. The
-file appears whole.
+a second run of the same day writes the same file. Ids are negative, which real ones are not. Where
+no data ever arrived, WDBC itself is landed first. Files appear whole.
 
 `ML_SYNTHETIC_ROWS` sets the rows of a batch; 0 is for stacks with real data: the run is a skip.
 """
@@ -17,6 +17,7 @@ from typing import Any
 from airflow.sdk import CronTriggerTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from ml.landing import has_data
 from ml.settings import MLSettings
 
 
@@ -47,10 +48,14 @@ def wdbc_generate() -> None:
         from upath import UPath
 
         from ml.artifacts import write_whole
+        from ml.load import export_reference
         from ml.synthetic import batch_name, make_batch
 
-        day = context["dag_run"].run_after.date()
+        run = context["dag_run"]
+        day = (run.logical_date or run.run_after).date()
         batch = make_batch(day, rows=settings.ML_SYNTHETIC_ROWS, seed=settings.ML_SEED)
+        if not has_data(settings.LANDING_DIR):
+            export_reference(settings.LANDING_DIR)
         path = settings.LANDING_DIR / batch_name(day)
         write_whole(UPath(path), batch.to_csv(index=False).encode())
         return path.name

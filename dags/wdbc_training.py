@@ -6,7 +6,7 @@ challenge → register → promote, record
 | task | does | pool |
 |---|---|---|
 | wait_for_data | where the stack lands no data by itself (`ML_SYNTHETIC_ROWS=0`), waits for the first file to be ingested, without a worker slot | |
-| load | gathers what to train on: the labelled observations of the warehouse, replaced and joined by the newest file that still waits in the landing folder; if there is neither, WDBC is landed and taken. A bad file is refused with each fault listed, and the last good data stays current | pg_io |
+| load | gathers what to train on: the labelled observations of the warehouse; as long as nothing was ingested, the newest file in the landing folder, where WDBC is put if there is none. A bad file is refused with each fault listed, and the last good data stays current | pg_io |
 | preprocess | holds out a stratified test part, by a seed that is fixed beforehand | |
 | train | tunes a candidate by repeated cross-validation, fits it with its decision threshold | cpu_train |
 | evaluate | takes the best candidate and measures it on the held-out rows | |

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pandas import DataFrame, concat, read_csv, read_parquet
+from pandas import DataFrame, read_csv, read_parquet
 from sklearn.datasets import load_breast_cancer
 from upath import UPath
 
@@ -154,26 +154,20 @@ def dataset_sha256(table: DataFrame) -> str:
 def gather_dataset(
     known: DataFrame, landing: Path, store: UPath, *, offer_reference: bool
 ) -> AcceptedDataset:
-    """Accept the rows to train on: those known, replaced and joined by the newest file that waits.
+    """Accept the rows to train on: those that were ingested, or else the newest file that waits.
 
     Args:
         known: (n, 32) labelled observations that were ingested, n >= 0.
-        landing: folder in which files wait to be ingested.
+        landing: folder in which files wait to be ingested; looked into only where n is 0.
         store: the artifact store.
         offer_reference: put WDBC into the landing folder if there is neither row nor file.
 
     Raises:
-        DatasetError: the file cannot be used, or there is no data at all.
+        DatasetError: the file cannot be used, or there is too little data.
     """
-    waiting = data_files(landing)
-    if known.empty and (waiting or offer_reference):
+    if known.empty and (offer_reference or data_files(landing)):
         return accept_dataset(export_reference(landing), store)
-    if not waiting:
-        return _accept(validate_table(known, source="the warehouse"), store, source="warehouse")
-    path = waiting[-1]
-    batch = validate_batch(read_table(path), source=path.name)
-    table = concat([known[~known[ID].isin(batch[ID])], batch], ignore_index=True)
-    return _accept(validate_table(table, source=path.name), store, source=path.name)
+    return _accept(validate_table(known, source="the warehouse"), store, source="the warehouse")
 
 
 def accept_dataset(path: Path, store: UPath) -> AcceptedDataset:

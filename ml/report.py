@@ -32,7 +32,7 @@ from ml.train import METRICS, SELECTION_SCORE, bounded_threads
 
 REPORT_FILE = "report.html"
 IMPORTANCES_SHOWN = 15
-PERMUTATIONS = 10
+PERMUTATIONS = 5
 CALIBRATION_BINS = 6
 
 INK, ACCENT, SECOND, FAINT = "#24292f", "#1f6feb", "#d1242f", "#8c959f"

@@ -43,11 +43,12 @@ class RunningStack:
         dag_id: str,
         conf: dict[str, Any] | None = None,
         *,
+        logical_date: str | None = None,
         deadline_s: float = RUN_DEADLINE_S,
     ) -> str:
         """Trigger `dag_id` and wait until the run ended; give its id."""
         self.client.wait_for_dag(dag_id, deadline_s=90)
-        run_id = self.client.trigger(dag_id, conf)
+        run_id = self.client.trigger(dag_id, conf, logical_date=logical_date)
         self.wait_for_end(dag_id, run_id, deadline_s=deadline_s)
         return run_id
 

@@ -203,33 +203,26 @@ def test_where_real_data_comes_no_reference_is_landed(tmp_path: Path, store: UPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_known_rows_alone_are_the_data(table: DataFrame, tmp_path: Path, store: UPath) -> None:
-    """Once the reference was ingested, the warehouse gives the same data as the file did."""
+def test_ingested_rows_are_the_data(
+    table: DataFrame, write_csv: WriteCsv, tmp_path: Path, store: UPath
+) -> None:
+    """They give the same data as their file did; a file that waits, good or bad, is for ingest."""
+    write_csv(table.head(3).assign(**{"mean area": -1.0}), "bad.csv")
     gathered = gather_dataset(table, tmp_path, store, offer_reference=True)
     assert gathered.sha256 == dataset_sha256(table)
-    assert list(tmp_path.glob("*.csv")) == []
 
 
-def test_a_waiting_file_joins_and_corrects_the_known_rows(
+def test_until_something_is_ingested_the_newest_file_is_the_data(
     table: DataFrame, write_csv: WriteCsv, tmp_path: Path, store: UPath
 ) -> None:
-    """It may be small: what counts is the whole."""
-    batch = table.head(2).assign(**{"mean radius": 1.0})
-    batch.loc[1, ID] = 7000
-    write_csv(batch)
-    gathered = gather_dataset(table, tmp_path, store, offer_reference=True).table.set_index(ID)
-    assert len(gathered) == 570
-    assert gathered.loc[[0, 7000], "mean radius"].tolist() == [1.0, 1.0]
-    assert gathered.loc[1, "mean radius"] == table.loc[1, "mean radius"]
-
-
-def test_a_bad_waiting_file_is_refused_beside_known_rows(
-    table: DataFrame, write_csv: WriteCsv, tmp_path: Path, store: UPath
-) -> None:
-    """Training does not go on as if the file were not there."""
-    write_csv(table.head(3).assign(**{"mean area": -1.0}), "bad.csv")
-    with pytest.raises(DatasetError, match=r"bad\.csv must [\s\S]*negative values in 3 rows"):
-        gather_dataset(table, tmp_path, store, offer_reference=True)
+    """One's own file takes the reference's place; a bad one is refused with its faults."""
+    none = table.head(0)
+    write_csv(table.head(400), "own.csv")
+    gathered = gather_dataset(none, tmp_path, store, offer_reference=True)
+    assert gathered.sha256 == dataset_sha256(table.head(400))
+    write_csv(table.assign(**{"mean area": -1.0}), "own.csv")
+    with pytest.raises(DatasetError, match=r"own\.csv must [\s\S]*negative values in 569 rows"):
+        gather_dataset(none, tmp_path, store, offer_reference=True)
 
 
 def test_an_unknown_snapshot_is_named(store: UPath) -> None:
