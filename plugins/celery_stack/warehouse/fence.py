@@ -65,8 +65,8 @@ def current_writer() -> Writer:
         context = get_current_context()
     except RuntimeError:
         raise PoolError(
-            f"The warehouse is written to by tasks of pool {POOL!r}, found no running task. "
-            "Call write_rows inside a task."
+            f"The warehouse is reached from tasks of pool {POOL!r}, found no running task. "
+            "Call read_rows and write_rows inside a task."
         ) from None
     return writer_of(context)
 
@@ -89,7 +89,7 @@ def writer_of(context: Mapping[str, Any]) -> Writer:
     )
     if pool != POOL:
         raise PoolError(
-            f"DAG {writer.dag_id}, task {writer.task_id}: the warehouse is written to in pool "
+            f"DAG {writer.dag_id}, task {writer.task_id}: the warehouse is reached in pool "
             f"{POOL!r}, found {pool!r}. Set pool={POOL!r}."
         )
     return writer

@@ -13,7 +13,7 @@ import pytest
 
 from celery_stack.migrate import MigrationError, main, migrate, read_url
 from celery_stack.queues import load_declarations
-from celery_stack.warehouse import PoolError, write_rows
+from celery_stack.warehouse import PoolError, read_rows, write_rows
 from celery_stack.warehouse.fence import Writer, writer_of
 from celery_stack.warehouse.role import connection_limit, limit_connections
 
@@ -44,10 +44,13 @@ def test_task_of_another_pool_is_refused():
         writer_of(context("default_pool"))
 
 
-def test_outside_of_a_task_nothing_is_written():
+def test_outside_of_a_task_nothing_is_written_or_read():
     """A shell or a DAG file at the top."""
-    with pytest.raises(PoolError, match="found no running task. Call write_rows inside a task."):
+    problem = "found no running task. Call read_rows and write_rows inside a task."
+    with pytest.raises(PoolError, match=problem):
         write_rows([], "observations", keys=["observation_id"], columns=["observation_id"])
+    with pytest.raises(PoolError, match=problem):
+        read_rows("SELECT 1")
 
 
 def test_package_is_light_to_import():
