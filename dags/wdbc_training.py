@@ -96,16 +96,19 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
 
         settings = MLSettings.from_env(os.environ)
         store = UPath(settings.ARTIFACTS_URL)
+        known = read_rows(LABELLED)[list(COLUMNS)]
+        cause = context["dag_run"].run_type
         try:
             data = gather_dataset(
-                read_rows(LABELLED)[list(COLUMNS)],
+                known,
                 settings.LANDING_DIR,
                 store,
                 offer_reference=settings.ML_SYNTHETIC_ROWS > 0,
             )
         except DatasetError as error:
+            if cause != "manual" and not known.empty:  # what was ingested is good, but too little
+                raise AirflowSkipException(str(error)) from error
             raise AirflowFailException(str(error)) from error  # a bad file does not heal by itself
-        cause = context["dag_run"].run_type
         if cause != "manual":
             least = settings.ML_RETRAIN_ROWS if cause == "asset_triggered" else 1
             latest = Registry(store).latest()

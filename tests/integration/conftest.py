@@ -60,6 +60,10 @@ class RunningStack:
             deadline_s=deadline_s,
         )
 
+    def set_paused(self, dag_id: str, paused: bool) -> None:
+        """Keep the clock from starting `dag_id` in the middle of a test, or let it again."""
+        self.client._send("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
+
     def tasks(self, dag_id: str, run_id: str) -> dict[str, TaskState]:
         return {task.label: task for task in self.client.tasks(dag_id, run_id)}
 

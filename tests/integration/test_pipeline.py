@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.integration.conftest import RunningStack
@@ -15,12 +18,17 @@ DAG = "wdbc_training"
 
 
 @pytest.fixture(scope="module")
-def run_id(stack: RunningStack) -> str:
-    """Train once for this module."""
-    run_id = stack.run(DAG)
-    failed = [task for task in stack.client.tasks(DAG, run_id) if task.state != "success"]
-    assert not failed, stack.client.log_tail(DAG, run_id, failed[0])
-    return run_id
+def run_id(stack: RunningStack) -> Iterator[str]:
+    """Train once for this module, on the file in the landing folder: none is ingested."""
+    stack.client.wait_for_dag("wdbc_ingest", deadline_s=90)
+    stack.set_paused("wdbc_ingest", True)
+    try:
+        run_id = stack.run(DAG)
+        failed = [task for task in stack.client.tasks(DAG, run_id) if task.state != "success"]
+        assert not failed, stack.client.log_tail(DAG, run_id, failed[0])
+        yield run_id
+    finally:
+        stack.set_paused("wdbc_ingest", False)
 
 
 def test_training_ran_on_cpu_train_and_nothing_else_did(stack: RunningStack, run_id: str):
@@ -42,6 +50,24 @@ def test_registered_model_clears_the_bar(stack: RunningStack, run_id: str):
     for name, bar in manifest["bars"].items():
         assert manifest["cv_metrics"][name]["mean"] >= bar, name
         assert manifest["metrics"][name]["high"] >= bar, name
+
+
+def test_registered_model_has_a_report_a_place_in_the_line_and_its_figures_in_the_warehouse(
+    stack: RunningStack, run_id: str
+):
+    """What comes after training: the page beside the model, the champion's pointer, two tables."""
+    manifest = stack.client.result(DAG, run_id, "register")
+    folder = stack.home.artifacts / "models"
+    report = (folder / manifest["version"] / "report.html").read_bytes()
+    assert hashlib.sha256(report).hexdigest() == manifest["files"]["report.html"]["sha256"]
+    line = json.loads((folder / "champion.json").read_text())["line"]
+    assert manifest["version"] in [reign["version"] for reign in line]
+    url = json.loads((stack.home.secrets / "worker/connections.json").read_text())["warehouse"]
+    with psycopg.connect(url) as connection:
+        runs = "SELECT count(*) FROM model_runs WHERE model_version = %s"
+        figures = "SELECT count(*) FROM metrics WHERE model_version = %s"
+        assert connection.execute(runs, [manifest["version"]]).fetchone() == (1,)
+        assert connection.execute(figures, [manifest["version"]]).fetchone() == (10,)
 
 
 def test_registered_model_can_be_loaded_and_predicts(stack: RunningStack, run_id: str):

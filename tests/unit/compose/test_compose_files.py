@@ -171,3 +171,9 @@ def test_code_of_the_image_is_mounted_read_only_to_develop():
 def test_health_check_is_executable():
     """The image copies it with its mode."""
     assert Path(REPO / "compose/healthy").stat().st_mode & 0o111
+
+
+def test_triggerer_sees_the_landing_folder_where_workers_do():
+    """What a sensor waits for there has the same path; looking is all the triggerer may do."""
+    (mount,) = [one for one in services()["worker"]["volumes"] if "landing" in one]
+    assert f"{mount}:ro" in services()["triggerer"]["volumes"]
