@@ -92,7 +92,7 @@ class Family:
 def family(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
     """Give a family without data whose champion knows the reference; leave nothing behind."""
     url = json.loads((stack.home.secrets / "worker/connections.json").read_text())["warehouse"]
-    for dag_id in ("wdbc_generate", "wdbc_scoring", "wdbc_training"):
+    for dag_id in ("wdbc_generate", "wdbc_ingest", "wdbc_scoring", "wdbc_training"):
         stack.client.wait_for_dag(dag_id, deadline_s=90)
     with psycopg.connect(url, autocommit=True) as warehouse:
         _clear(stack, warehouse)
