@@ -60,7 +60,7 @@ class AirflowClient:
             StackError: it is not, after `deadline_s`, or it is paused.
         """
         end = time.monotonic() + deadline_s
-        while (dag := self._find_dag(dag_id)) is None:
+        while (dag := self.find_dag(dag_id)) is None:
             if time.monotonic() > end:
                 raise StackError(self._why_missing(dag_id))
             time.sleep(0.2)
@@ -70,7 +70,8 @@ class AirflowClient:
                 f'or: make airflow ARGS="dags unpause {dag_id}"'
             )
 
-    def _find_dag(self, dag_id: str) -> dict[str, Any] | None:
+    def find_dag(self, dag_id: str) -> dict[str, Any] | None:
+        """Give what the API says of `dag_id`, or None where it is not known."""
         found = self._send("GET", "/api/v2/dags", params={"dag_id_pattern": dag_id})["dags"]
         return next((dag for dag in found if dag["dag_id"] == dag_id), None)
 

@@ -43,7 +43,7 @@ def secret_commands(secrets: Path, group: str) -> dict[str, str]:
 
 
 def connections_from(file: Path) -> dict[str, str]:
-    """Give the variables by which a worker takes its connections from `file`."""
+    """Give the variables by which a process takes connections from `file`."""
     backend = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
     return {
         "AIRFLOW__SECRETS__BACKEND": backend,

@@ -66,13 +66,15 @@ def servers(plan: Plan) -> list[Program]:
 def airflow_programs(plan: Plan) -> list[Program]:
     """Give Airflow's components, Flower, and one program per worker pool."""
     control = airflow_environment(plan, "control")
+    # Their callbacks and triggers send mail.
+    mailing = control | connections_from(plan.home.secrets / "smtp/connections.json")
     api_server = api_server_command(host="127.0.0.1", port=plan.ports["api"])
     flower_url = {"FLOWER_URL": f"http://127.0.0.1:{plan.ports['flower']}"}
     return [
         Program("api-server", api_server, control | flower_url),
         Program("scheduler", scheduler_command(), control),
-        Program("dag-processor", dag_processor_command(), control),
-        Program("triggerer", triggerer_command(), control),
+        Program("dag-processor", dag_processor_command(), mailing),
+        Program("triggerer", triggerer_command(), mailing),
         *(_worker(plan, name) for name in plan.declarations.workers if plan.scale.get(name, 1)),
         _flower(plan),
     ]

@@ -5,10 +5,11 @@
     control/   what api-server, scheduler, dag-processor and triggerer read
     worker/    what workers read; nothing here opens the metadata database
     flower/    what Flower reads
+    smtp/      password at the mail server, never made up; what dag-processor and triggerer read
     admin/     password of the first user
 
 Made-up values are kept as they are; a file put there by hand takes their place. Addresses with
-passwords in them (`…_conn`, `…_url`) are derived again at every start.
+passwords in them (`…_conn`, `…_url`, `connections.json`) are derived again at every start.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from cryptography.fernet import Fernet
+
+from celery_stack.settings import SettingError, Settings
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,20 @@ def make_secrets(folder: Path) -> None:
         write_secret(folder / "control/fernet_key", Fernet.generate_key().decode())
 
 
-def derive_secrets(folder: Path, addresses: Addresses, *, admin_user: str) -> None:
-    """Write, for each group of readers, the addresses that carry passwords."""
+def derive_secrets(folder: Path, addresses: Addresses, settings: Settings) -> None:
+    """Write, for each group of readers, the addresses that carry passwords.
+
+    Raises:
+        SettingError: the mail server's password would travel unencrypted.
+    """
     metadata = postgres_url(folder, addresses, "airflow")
     warehouse = postgres_url(folder, addresses, "warehouse")
     redis = (
         f"redis://:{quote(read_secret(folder / 'redis/password'), safe='')}"
         f"@{addresses.redis_host}:{addresses.redis_port}"
     )
-    flower_login = f"{admin_user}:{read_secret(folder / 'admin/password')}"
+    smtp = smtp_connections(folder, settings)
+    flower_login = f"{settings.ADMIN_USER}:{read_secret(folder / 'admin/password')}"
     derived = {
         "control/sql_alchemy_conn": metadata.replace("postgresql:", "postgresql+psycopg2:", 1),
         "control/broker_url": f"{redis}/0",
@@ -68,13 +77,47 @@ def derive_secrets(folder: Path, addresses: Addresses, *, admin_user: str) -> No
         "worker/result_backend": f"{redis}/1",
         # Signs the api-server's requests for logs; the workers verify them.
         "worker/api_secret_key": read_secret(folder / "control/api_secret_key"),
-        "worker/connections.json": json.dumps({"warehouse": warehouse}),
+        "worker/connections.json": json.dumps({"warehouse": warehouse} | smtp),
+        # DAG callbacks and triggers send mail; they have no business with the warehouse.
+        "smtp/connections.json": json.dumps(smtp),
         "flower/broker_url": f"{redis}/0",
         "flower/result_backend": f"{redis}/1",
         "flower/basic_auth": flower_login,
     }
     for name, value in derived.items():
         write_secret(folder / name, value)
+
+
+def smtp_connections(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Give Airflow's connection to the mail server under its id; nothing where there is no server.
+
+    It logs in where there is a user and the secret `smtp/password`.
+
+    Raises:
+        SettingError: the password would travel unencrypted.
+    """
+    if not settings.SMTP_HOST:
+        return {}
+    connection = {
+        "conn_type": "smtp",
+        "host": settings.SMTP_HOST,
+        "port": settings.SMTP_PORT,
+        # Booleans: in an address they would be text, and "false" true.
+        "extra": {
+            "disable_ssl": settings.SMTP_SECURITY != "tls",
+            "disable_tls": settings.SMTP_SECURITY != "starttls",
+            "from_email": settings.SMTP_FROM,
+        },
+    }
+    file = folder / "smtp/password"
+    if settings.SMTP_USER and file.exists():
+        if settings.SMTP_SECURITY == "none":
+            raise SettingError(
+                "SMTP_SECURITY must be starttls or tls where SMTP_USER logs in, got 'none'. "
+                "Set it in .env."
+            )
+        connection |= {"login": settings.SMTP_USER, "password": read_secret(file)}
+    return {"smtp_default": connection}
 
 
 def read_secret(path: Path) -> str:

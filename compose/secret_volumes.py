@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
-from celery_stack.settings import Settings
+from celery_stack.settings import SettingError, Settings
 from compose.entrypoint import secrets_folder
 from compose.secret_files import (
     Addresses,
@@ -32,15 +33,20 @@ OWNERS = {
     "monitoring": (EXPORTER_UID, 0),
     "postgres": (SERVER_UID, 0),
     "redis": (SERVER_UID, 0),
+    "smtp": (AIRFLOW_UID, 0),
     "worker": (AIRFLOW_UID, 0),
 }
 
 
-def fill_volumes(folder: Path, own: Path, *, admin_user: str) -> None:
-    """Take over one's own secrets, generate what is missing, derive the rest."""
+def fill_volumes(folder: Path, own: Path, settings: Settings) -> None:
+    """Take over one's own secrets, generate what is missing, derive the rest.
+
+    Raises:
+        SettingError: the mail server's password would travel unencrypted.
+    """
     take_over(own, folder)
     make_secrets(folder)
-    derive_secrets(folder, COMPOSE_ADDRESSES, admin_user=admin_user)
+    derive_secrets(folder, COMPOSE_ADDRESSES, settings)
     password = read_secret(folder / "redis/password")
     write_secret(folder / "redis/redis.conf", redis_configuration(password))
     write_secret(folder / "grafana/password", read_secret(folder / "admin/password"))
@@ -74,7 +80,14 @@ def give_to_readers(folder: Path) -> None:
         (folder / group).chmod(0o550)
 
 
-if __name__ == "__main__":
-    settings = Settings.from_env(os.environ)
-    fill_volumes(secrets_folder(), OWN_SECRETS, admin_user=settings.ADMIN_USER)
+def main() -> None:
+    """Fill the volumes and give them to their readers."""
+    try:
+        fill_volumes(secrets_folder(), OWN_SECRETS, Settings.from_env(os.environ))
+    except SettingError as error:
+        sys.exit(f"error: {error}")
     give_to_readers(secrets_folder())
+
+
+if __name__ == "__main__":
+    main()

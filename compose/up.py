@@ -161,7 +161,7 @@ def _start_servers(
     addresses = Addresses("127.0.0.1", ports["postgres"], "127.0.0.1", ports["redis"])
     with _step(console, "secrets") as detail:
         make_secrets(home.secrets)
-        derive_secrets(home.secrets, addresses, admin_user=plan.settings.ADMIN_USER)
+        derive_secrets(home.secrets, addresses, plan.settings)
         detail.append(f"in {shown(home.secrets)}")
     with _step(console, "Postgres") as detail:
         servers.prepare_postgres(home)

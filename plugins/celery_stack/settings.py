@@ -138,6 +138,28 @@ class Settings(BaseModel):
         90, ge=1, le=3650, description="Days after which old runs leave the metadata (Docker)."
     )
 
+    # E-mail that tasks, callbacks and triggers send, as the connection smtp_default.
+    SMTP_HOST: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.:-]{1,253}$",
+        description="Mail server; unset: with Docker the stack's mail catcher, without Docker none.",
+    )
+    SMTP_PORT: int = Field(1025, ge=1, le=65535, description="Port of the mail server.")
+    SMTP_SECURITY: Literal["none", "starttls", "tls"] = Field(
+        "none",
+        description="How the way to the mail server is encrypted: none, starttls, or tls from the first byte.",
+    )
+    SMTP_USER: str = Field(
+        "",
+        pattern=r"^\S{1,255}$",
+        description="Login at the mail server; its password is the secret smtp/password.",
+    )
+    SMTP_FROM: str = Field(
+        "airflow@example.org",
+        pattern=r"^[^@\s]+@[^@\s]+$",
+        description="E-mail address of the sender.",
+    )
+
     # DAGs and data.
     DAGS_FOLDER: str = Field(
         "", description="Folder of DAG files for the run without Docker; unset: dags."

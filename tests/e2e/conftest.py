@@ -23,6 +23,7 @@ API_PORT, FLOWER_PORT = "18081", "15556"
 ONE_SHOTS = {"secrets", "settings", "init"}
 LOAD = "load"
 HEALTHY_DEADLINE_S = 240
+SQL = 'PGPASSWORD=$(cat /run/stack/postgres/superuser) psql -h 127.0.0.1 -U postgres -tAd "$1" -c "$2"'
 
 
 @dataclass
@@ -57,6 +58,11 @@ class ComposeStack:
         """Bring the stack into the state that `settings` and the number of workers describe."""
         scale = ["--scale", f"worker={workers}", *self.scale]
         return self.run("docker", "compose", "up", "-d", *scale, **settings)
+
+    def sql(self, database: str, statement: str) -> str:
+        """Run a statement as the superuser; give its rows, one a line."""
+        words = ("exec", "-T", "postgres", "sh", "-c", SQL, "-", database, statement)
+        return self.compose(*words).strip()
 
     def containers(self) -> list[dict[str, Any]]:
         """Give what `docker inspect` says of every container of the project."""
@@ -145,6 +151,12 @@ class ComposeStack:
 
 def service_of(container: dict[str, Any]) -> str:
     return str(container["Config"]["Labels"]["com.docker.compose.service"])
+
+
+def docker_bridge(stack: ComposeStack) -> str:
+    """Give an address of this machine that containers of another project reach."""
+    show = "{{(index .IPAM.Config 0).Gateway}}"
+    return stack.run("docker", "network", "inspect", "bridge", "--format", show).stdout.strip()
 
 
 def copy_checkout(target: Path) -> Path:

@@ -12,6 +12,7 @@ from tests.e2e.conftest import (
     LOAD,
     ComposeStack,
     copy_checkout,
+    docker_bridge,
     make_stack,
 )
 from tests.waiting import wait_for
@@ -20,11 +21,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 HERE = ("--project-directory", ".")
 REMOTE_FILES = "compose/remote-worker.yaml:tests/e2e/remote.yaml"
-SQL = 'PGPASSWORD=$(cat /run/stack/postgres/superuser) psql -h 127.0.0.1 -U postgres -tAd warehouse -c "$1"'
-
-
-def ask_warehouse(stack: ComposeStack, statement: str) -> str:
-    return stack.compose("exec", "-T", "postgres", "sh", "-c", SQL, "-", statement).strip()
 
 
 def secrets_of(stack: ComposeStack) -> str:
@@ -42,7 +38,7 @@ def test_backup_brings_back_what_was_wiped(four_workers: ComposeStack, tmp_path:
     """Runs, warehouse, artifacts and passwords are there again, and the stack works."""
     stack, file = four_workers, str(tmp_path / "backup.tar")
     run_id = run_a_little(stack)
-    ask_warehouse(stack, "CREATE TABLE kept AS SELECT 42 AS answer")
+    stack.sql("warehouse", "CREATE TABLE kept AS SELECT 42 AS answer")
     write = "mkdir -p /opt/airflow/artifacts/e2e && echo kept > /opt/airflow/artifacts/e2e/file"
     stack.compose("exec", "-T", "worker", "sh", "-c", write)
     secrets = secrets_of(stack)
@@ -58,7 +54,7 @@ def test_backup_brings_back_what_was_wiped(four_workers: ComposeStack, tmp_path:
     stack.wait_until_consumed(workers=4)
     assert secrets_of(stack) == secrets
     assert stack.client.run_state(LOAD, run_id) == "success"
-    assert ask_warehouse(stack, "SELECT answer FROM kept") == "42"
+    assert stack.sql("warehouse", "SELECT answer FROM kept") == "42"
     assert (
         stack.compose("exec", "-T", "worker", "cat", "/opt/airflow/artifacts/e2e/file") == "kept\n"
     )
@@ -108,9 +104,3 @@ def test_worker_of_another_project_runs_the_tasks(
     finally:
         other.compose(*HERE, "down", "--volumes", "--timeout", "5")
         stack.up(workers=1)
-
-
-def docker_bridge(stack: ComposeStack) -> str:
-    """Give an address of this machine that containers of another project reach."""
-    show = "{{(index .IPAM.Config 0).Gateway}}"
-    return stack.run("docker", "network", "inspect", "bridge", "--format", show).stdout.strip()

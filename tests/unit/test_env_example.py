@@ -14,7 +14,7 @@ from ml.settings import MLSettings
 LINE = re.compile(r"^# ([A-Z][A-Z0-9_]+)=(\S*)(?: +# .+)?$")
 SHARED = re.compile(r"\$\{([A-Z0-9_]+):-([^}]*)\}")
 COMPOSE_FILES = ("compose.yaml", *sorted(f"compose/{p.name}" for p in REPO.glob("compose/*.yaml")))
-# What Compose takes for a path when the variable is unset is no value that one would set.
+# What Compose takes for a path or a host when the variable is unset is no value that one would set.
 PLACES = {
     "ARTIFACTS_URL",
     "CA_BUNDLE",
@@ -22,6 +22,7 @@ PLACES = {
     "LANDING_DIR",
     "PIP_CONF",
     "SECRETS_DIR",
+    "SMTP_HOST",
     "TASK_LOGS",
 }
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from celery_stack.settings import Settings
 from celery_stack.warehouse.fence import Writer
 from compose.home import StackHome
 from compose.secret_files import Addresses, derive_secrets, make_secrets, read_secret
@@ -41,7 +42,7 @@ def running_warehouse(folder: Path) -> Iterator[str]:
     try:
         wait_for_postgres(home.secrets, addresses, log=log, deadline_s=60)
         make_databases(home.secrets, addresses)
-        derive_secrets(home.secrets, addresses, admin_user="admin")
+        derive_secrets(home.secrets, addresses, Settings())
         password = read_secret(home.secrets / "postgres/superuser")
         yield f"postgresql://postgres:{password}@127.0.0.1:{port}/warehouse"
     finally:

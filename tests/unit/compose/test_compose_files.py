@@ -41,17 +41,18 @@ def secret_variables(service: dict[str, Any]) -> dict[str, str]:
     [
         (
             "control",
-            ["init", "api-server", "scheduler", "dag-processor", "triggerer", "maintenance"],
+            ["init", "api-server", "scheduler", "maintenance"],
         ),
+        ("mailing", ["dag-processor", "triggerer"]),
         ("flower", ["flower"]),
         ("worker", ["worker", "worker-cpu-train"]),
     ],
 )
 def test_services_read_the_secrets_of_their_group(group: str, names: list[str]):
     """The variables are those of `compose.commands`, the one table of them."""
-    expected = secret_commands(secrets_folder(), group)
-    if group == "worker":
-        expected |= connections_from(secrets_folder() / "worker/connections.json")
+    expected = secret_commands(secrets_folder(), "control" if group == "mailing" else group)
+    if connections := {"worker": "worker", "mailing": "smtp"}.get(group):
+        expected |= connections_from(secrets_folder() / connections / "connections.json")
     for name in names:
         assert secret_variables(services()[name]) == expected, name
 
@@ -108,17 +109,19 @@ def test_every_volume_of_secrets_has_readers_and_an_owner():
     assert readers["worker"] == {"worker", "worker-cpu-train"}
     assert readers["postgres"] == {"postgres", "init"}
     assert readers["redis"] == {"redis"}
+    assert readers["smtp"] == {"dag-processor", "triggerer"}
 
 
 def test_settings_reach_the_processes_that_read_them():
-    """Each variable is in settings.env, or is set for the workers alone."""
+    """Each variable is in settings.env, or is set for the workers or for `secrets` alone."""
     lines = (REPO / "compose/settings.env").read_text().splitlines()
     passed = {line for line in lines if line and not line.startswith("#")}
     known = {*Settings.model_fields, *MLSettings.model_fields, *load_declarations({}).variables()}
     worker = services()["worker"]["environment"] | services()["worker-cpu-train"]["environment"]
+    secrets = {name for name in services()["secrets"]["environment"] if name.startswith("SMTP_")}
     published = {"API_PORT", "FLOWER_PORT"}
-    assert passed | (known & worker.keys()) == known - NO_DOCKER - published
-    assert not passed & worker.keys()
+    assert passed | (known & worker.keys()) | secrets == known - NO_DOCKER - published
+    assert not passed & (worker.keys() | secrets)
 
 
 def test_the_one_that_checks_settings_sees_those_of_the_workers():
@@ -166,6 +169,13 @@ def test_code_of_the_image_is_mounted_read_only_to_develop():
     """The overlay names every service that runs DAG code."""
     for service in read("compose/develop.yaml")["services"].values():
         assert all(volume.endswith(":ro") for volume in service["volumes"])
+
+
+def test_exposed_services_are_on_the_network_that_leads_out():
+    """Docker publishes no port of a container that has internal networks alone."""
+    for name, service in read("compose/expose.yaml")["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        assert "front" in {*services()[name]["networks"], *service.get("networks", [])}, name
 
 
 def test_health_check_is_executable():

@@ -80,7 +80,7 @@ def test_own_secrets_are_taken_over_and_the_rest_is_made(tmp_path):
     (own / "elsewhere").mkdir()
     (own / "elsewhere/file").write_text("ignored")
     folder = tmp_path / "volumes"
-    fill_volumes(folder, own, admin_user="admin")
+    fill_volumes(folder, own, Settings())
     assert read_secret(folder / "redis/password") == 'my "own" password'
     assert "my%20%22own%22%20password@redis:6379" in read_secret(folder / "worker/broker_url")
     assert 'requirepass "my \\"own\\" password"' in (folder / "redis/redis.conf").read_text()
@@ -89,9 +89,9 @@ def test_own_secrets_are_taken_over_and_the_rest_is_made(tmp_path):
 
 def test_second_fill_changes_no_file(tmp_path):
     """Readers of a running stack keep what they have."""
-    fill_volumes(tmp_path, tmp_path / "none", admin_user="admin")
+    fill_volumes(tmp_path, tmp_path / "none", Settings())
     before = {path: path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file()}
-    fill_volumes(tmp_path, tmp_path / "none", admin_user="admin")
+    fill_volumes(tmp_path, tmp_path / "none", Settings())
     assert {path: path.stat().st_ino for path in before} == before
 
 

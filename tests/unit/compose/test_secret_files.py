@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from celery_stack.settings import Settings
 from compose.secret_files import Addresses, derive_secrets, make_secrets, read_secret
 
 ADDRESSES = Addresses("127.0.0.1", 15432, "127.0.0.1", 16379)
@@ -14,7 +15,7 @@ ADDRESSES = Addresses("127.0.0.1", 15432, "127.0.0.1", 16379)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     make_secrets(tmp_path)
-    derive_secrets(tmp_path, ADDRESSES, admin_user="admin")
+    derive_secrets(tmp_path, ADDRESSES, Settings())
     return tmp_path
 
 
@@ -22,7 +23,7 @@ def test_second_start_keeps_every_secret(folder: Path):
     """A restart locks nobody out."""
     before = {path: path.read_text() for path in folder.rglob("*") if path.is_file()}
     make_secrets(folder)
-    derive_secrets(folder, ADDRESSES, admin_user="admin")
+    derive_secrets(folder, ADDRESSES, Settings())
     assert {path: path.read_text() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -53,6 +54,6 @@ def test_workers_and_flower_cannot_open_the_metadata_database(folder: Path):
 def test_own_password_with_special_characters_is_quoted_in_addresses(folder: Path):
     """A secret put there by hand may hold anything."""
     (folder / "postgres/warehouse").write_text("p@ss/w:rd%\n")
-    derive_secrets(folder, ADDRESSES, admin_user="admin")
+    derive_secrets(folder, ADDRESSES, Settings())
     connections = json.loads((folder / "worker/connections.json").read_text())
     assert "warehouse:p%40ss%2Fw%3Ard%25@127.0.0.1:15432/warehouse" in connections["warehouse"]
