@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from compose.client import AirflowClient
@@ -114,9 +115,11 @@ class ComposeStack:
 
     @cached_property
     def client(self) -> AirflowClient:
-        client = AirflowClient(
-            f"http://{self.address}:{self.env['API_PORT']}", user="admin", password=self.password
+        url = f"http://{self.address}:{self.env['API_PORT']}"
+        wait_for(
+            lambda: status_of(f"{url}/api/v2/version"), lambda status: status == 200, deadline_s=120
         )
+        client = AirflowClient(url, user="admin", password=self.password)
         client.wait_for_dag(LOAD, deadline_s=60)
         return client
 
@@ -147,6 +150,14 @@ class ComposeStack:
             lambda state: state in ("success", "failed"),
             deadline_s=deadline_s,
         )
+
+
+def status_of(url: str) -> int:
+    """Give the status with which a page answers, 0 where nobody does; redirects are followed."""
+    try:
+        return httpx.get(url, timeout=5, follow_redirects=True).status_code
+    except httpx.TransportError:
+        return 0
 
 
 def service_of(container: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from tests.e2e.conftest import API_PORT, FLOWER_PORT, LOAD, ComposeStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUMS = ("chromium", "google-chrome")
 # No sandbox: root has none, and neither has a container. No errands of its own either.
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 OPTIONS += ["--disable-component-update", "--disable-sync"]

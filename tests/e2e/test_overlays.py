@@ -6,11 +6,10 @@ import re
 import socket
 from dataclasses import replace
 
-import httpx
 import pytest
 
 from compose.client import AirflowClient
-from tests.e2e.conftest import ComposeStack, docker_bridge, service_of
+from tests.e2e.conftest import ComposeStack, docker_bridge, service_of, status_of
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -100,13 +99,6 @@ def test_exposed_pages_answer_on_this_machine_alone(stack: ComposeStack):
                 socket.create_connection((docker_bridge(stack), port), timeout=5)
     finally:
         stack.up(workers=1)
-
-
-def status_of(url: str) -> int:
-    try:
-        return httpx.get(url, timeout=5).status_code
-    except httpx.TransportError:
-        return 0
 
 
 def test_clean_up_deletes_what_is_old_and_keeps_what_is_young(stack: ComposeStack):
