@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from celery_stack.queues import load_declarations
+from celery_stack.warehouse.role import connection_limit
 from tests.e2e.conftest import (
     API_PORT,
     LOAD,
@@ -23,6 +25,15 @@ HERE = ("--project-directory", ".")
 REMOTE_FILES = "compose/remote-worker.yaml:tests/e2e/remote.yaml"
 
 
+VERSION = "SELECT version_num FROM alembic_version"
+LIMIT = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'warehouse'"
+DROP_TABLES = """DO $$ DECLARE name text; BEGIN
+  FOR name IN SELECT tablename FROM pg_tables WHERE tableowner = 'warehouse' LOOP
+    EXECUTE format('DROP TABLE %I CASCADE', name);
+  END LOOP;
+END $$"""
+
+
 def secrets_of(stack: ComposeStack) -> str:
     show = "cd /run/stack; for f in */*; do sha256sum $f; done"
     return stack.compose("run", "--rm", "--no-deps", "-T", "secrets", "sh", "-c", show)
@@ -35,9 +46,14 @@ def run_a_little(stack: ComposeStack) -> str:
 
 
 def test_backup_brings_back_what_was_wiped(four_workers: ComposeStack, tmp_path: Path):
-    """Runs, warehouse, artifacts and passwords are there again, and the stack works."""
+    """Runs, warehouse, artifacts and passwords are there again, and the stack works.
+
+    The start after it migrates the warehouse, and limits its role as on a fresh stack.
+    """
     stack, file = four_workers, str(tmp_path / "backup.tar")
     run_id = run_a_little(stack)
+    version = stack.sql("warehouse", VERSION)
+    stack.sql("warehouse", DROP_TABLES)  # as in a backup of before the migrations
     stack.sql("warehouse", "CREATE TABLE kept AS SELECT 42 AS answer")
     write = "mkdir -p /opt/airflow/artifacts/e2e && echo kept > /opt/airflow/artifacts/e2e/file"
     stack.compose("exec", "-T", "worker", "sh", "-c", write)
@@ -55,6 +71,8 @@ def test_backup_brings_back_what_was_wiped(four_workers: ComposeStack, tmp_path:
     assert secrets_of(stack) == secrets
     assert stack.client.run_state(LOAD, run_id) == "success"
     assert stack.sql("warehouse", "SELECT answer FROM kept") == "42"
+    assert stack.sql("warehouse", VERSION) == version
+    assert stack.sql("warehouse", LIMIT) == str(connection_limit(load_declarations({})))
     assert (
         stack.compose("exec", "-T", "worker", "cat", "/opt/airflow/artifacts/e2e/file") == "kept\n"
     )

@@ -12,11 +12,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def test_training_on_the_fresh_stack_prints_metrics_over_the_bar(stack: ComposeStack):
-    """`make train`, without Python on the machine: exit code 0, a model, one worker of cpu_train."""
+    """`make train`, without Python on the machine: exit code 0, a model; cpu_train's own worker trains."""
     done = stack.run("compose/on-stack", "train")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accuracy" in done.stdout
     assert "Model 2" in done.stdout
+    [trainer] = stack.running("worker-cpu-train")
+    rows = [line for line in done.stdout.splitlines() if " cpu_train " in line]
+    assert rows
+    assert all(trainer["Config"]["Hostname"] in row for row in rows)
 
 
 def test_each_of_four_workers_runs_tasks(four_workers: ComposeStack):
