@@ -70,6 +70,9 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pytest -m 'not e2e' --cov --cov-report=term $(PYTEST_ARGS)
 
+test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
+	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
+
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)
 	@$(BIN)/python -m celery_stack.check_dags $(DAGS)
 
@@ -103,4 +106,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test check-dags bench-io bench-isolation bench-model setup lock clean
+  test test-writes check-dags bench-io bench-isolation bench-model setup lock clean

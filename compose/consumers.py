@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from celery import Celery
 from rich.console import Console
 
-from celery_stack.live_workers import LiveWorker, ask_workers
+from celery_stack.live_workers import LiveWorker, ask_workers, connect
 from celery_stack.queues import load_declarations
 from celery_stack.settings import Settings
 from celery_stack.slots import find_misfits
@@ -15,7 +14,7 @@ from celery_stack.slots import find_misfits
 
 def ask_for_workers(broker_url: str) -> list[LiveWorker]:
     """Ask every worker over Redis which queues it consumes, and how many slots it has."""
-    return ask_workers(Celery(broker=broker_url))
+    return ask_workers(connect(broker_url))
 
 
 def print_misfits(workers: Sequence[LiveWorker], env: Mapping[str, str], console: Console) -> None:

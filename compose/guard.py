@@ -25,7 +25,11 @@ from pathlib import Path
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import RedisError
 
+from celery_stack.live_workers import connect
+
+NO_BROKER = (OperationalError, RedisError, OSError)
 HEALTHY = Path("/tmp/consuming")  # noqa: S108 - a tmpfs of the container's own
 CHECKS_IN_VAIN = 4
 FIRST_CHECKS_S = 2  # until it consumes for the first time
@@ -44,7 +48,7 @@ class Guard:
     ) -> None:
         self.queues, self.stop_s, self.check_s = queues, stop_s, check_s
         self.node = f"{node}@{socket.gethostname()}"
-        self.app = Celery(broker=_option("AIRFLOW__CELERY__BROKER_URL"))
+        self.app = connect(_option("AIRFLOW__CELERY__BROKER_URL"))
         self.asked_to_stop = threading.Event()
         self.worker = subprocess.Popen(command)  # noqa: S603 - the stack's own command line
         self.in_vain, self.consumed_once = 0, False
@@ -129,7 +133,7 @@ def consumed_queues(app: Celery, node: str) -> set[str] | None:
     """Ask `node` which queues it consumes; None if the broker does not answer."""
     try:
         answers = app.control.inspect([node], timeout=ANSWER_TIMEOUT_S).active_queues() or {}
-    except (OperationalError, OSError):
+    except NO_BROKER:
         return None
     return {queue["name"] for queue in answers.get(node, [])}
 
@@ -147,7 +151,7 @@ def task_processes(worker: int) -> list[tuple[int, int]]:
 def logs_of_running_tasks(app: Celery, node: str) -> dict[int, Path]:
     """Ask `node` what it runs: pid of the slot → log file of its task; {} if it does not answer."""
     folder = Path(os.environ.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", "/opt/airflow/logs"))
-    with contextlib.suppress(OperationalError, OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(*NO_BROKER, ValueError, KeyError, TypeError):
         answers = app.control.inspect([node], timeout=ANSWER_TIMEOUT_S).active() or {}
         # One argument: Airflow's workload, which names the log relative to the folder of logs.
         return {

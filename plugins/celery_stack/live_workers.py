@@ -19,6 +19,15 @@ class LiveWorker:
     slots: int
 
 
+def connect(broker_url: str) -> Celery:
+    """Give a Celery application to ask workers with, which opens a connection for each question.
+
+    Celery keeps connections otherwise, for the whole process: after a restart of Redis the next
+    question would fail on a dead one.
+    """
+    return Celery(broker=broker_url, changes={"broker_pool_limit": None})
+
+
 def ask_workers(celery: Celery) -> list[LiveWorker]:
     """Ask every worker over Redis which queues it consumes and how many slots it has.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
@@ -131,9 +132,14 @@ def running_stack(folder: Path, *scale: str, **settings: str) -> Iterator[Runnin
     started = stack_command(env, "up", "--scale", *scale)
     try:
         assert started.returncode == 0, started.stdout + started.stderr
-        yield _connect(home, env)
+        stack = _connect(home, env)
+        stack.client.wait_for_dag("queue_canary", deadline_s=90)
+        stack.set_paused("queue_canary", True)  # its tasks would take places that tests count
+        yield stack
     finally:
-        stack_command(env | {"WORKER_STOP_TIMEOUT_S": "5"}, "stop")
+        stopped = stack_command(env | {"WORKER_STOP_TIMEOUT_S": "5"}, "stop")
+    assert stopped.returncode == 0, stopped.stdout
+    assert living(home) == []
 
 
 def _connect(home: StackHome, env: dict[str, str]) -> RunningStack:
@@ -142,6 +148,20 @@ def _connect(home: StackHome, env: dict[str, str]) -> RunningStack:
     workers = sum(one["name"].startswith("worker") for one in Supervisor(home).processes())
     wait_for(lambda: consumed_queues(home), lambda queues: len(queues) == workers, deadline_s=60)
     return RunningStack(home, env, client)
+
+
+def living(home: StackHome) -> list[str]:
+    """Name every process that works in `home`, by its command line or its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            told = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        own = process.pid == os.getpid()
+        if not own and any(str(home.root) in text for text in told):
+            found.append(" ".join(process.cmdline()))
+    return found
 
 
 def started_url(home: StackHome) -> str:

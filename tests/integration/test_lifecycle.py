@@ -14,12 +14,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from compose.home import REPO, StackHome
 from compose.supervise import Supervisor
-from tests.integration.conftest import RunningStack, stack_command, stack_environment
+from tests.integration.conftest import RunningStack, living, stack_command, stack_environment
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
@@ -34,30 +33,16 @@ def second_home(stack: RunningStack) -> Iterator[StackHome]:
     shutil.rmtree(home.root, ignore_errors=True)
 
 
-@pytest.mark.parametrize("moment", ["✓ Redis", "✓ Airflow"])
-def test_interrupted_demo_leaves_no_process(second_home: StackHome, moment: str):
-    """Ctrl-C while it starts, or while it trains: exit code 130 and nothing of it is alive."""
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "compose.local", "demo"],
-        env=stack_environment(second_home.root),
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert demo.stdout is not None
-    for line in demo.stdout:
-        if line.startswith(moment):
-            break
-    demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=60)
-    assert demo.returncode == 130
+def test_demo_interrupted_while_it_starts_leaves_no_process(second_home: StackHome):
+    """Ctrl-C between two steps: exit code 130 and nothing of it is alive."""
+    interrupt_demo(stack_environment(second_home.root), "✓ Redis")
     assert living(second_home) == []
 
 
 def test_killed_supervisor_takes_its_programs_along_and_the_next_start_works(
     stack: RunningStack, second_home: StackHome
 ):
-    """After a kill -9 of the supervisor `up` starts again, and `stop` ends all of it."""
+    """After a kill -9 of the supervisor a demo starts again; Ctrl-C while it trains ends all of it."""
     env = stack_environment(second_home.root)
     first = stack_command(env, "up")
     assert first.returncode == 0, first.stdout
@@ -65,11 +50,20 @@ def test_killed_supervisor_takes_its_programs_along_and_the_next_start_works(
     supervisor = json.loads((second_home.run / "session.json").read_text())["pid"]
     os.kill(supervisor, signal.SIGKILL)
     wait_for(lambda: living(second_home), lambda found: found == [], deadline_s=60)
-    second = stack_command(env, "up")
-    assert second.returncode == 0, second.stdout
-    stopped = stack_command(env, "stop")
-    assert stopped.returncode == 0, stopped.stdout
+    interrupt_demo(env, "  load: running")
     assert living(second_home) == []
+
+
+def interrupt_demo(env: dict[str, str], moment: str) -> None:
+    """Start a demo, and send it a Ctrl-C once it prints a line that begins with `moment`."""
+    command = [sys.executable, "-m", "compose.local", "demo"]
+    demo = subprocess.Popen(command, env=env, cwd=REPO, stdout=subprocess.PIPE, text=True)
+    assert demo.stdout is not None
+    seen = next((line for line in demo.stdout if line.startswith(moment)), None)
+    demo.send_signal(signal.SIGINT)
+    rest, _ = demo.communicate(timeout=60)
+    assert seen, rest
+    assert demo.returncode == 130
 
 
 def test_commands_work_from_another_directory(stack: RunningStack, tmp_path: Path):
@@ -119,17 +113,3 @@ def test_wrong_setting_is_one_line_and_starts_nothing(second_home: StackHome):
 def ports(home: StackHome) -> list[int]:
     record = json.loads(home.ports_file.read_text())
     return [port for name, port in record.items() if not name.endswith("_wanted")]
-
-
-def living(home: StackHome) -> list[str]:
-    """Name every process that works in `home`, by its command line or its environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            told = [*process.cmdline(), *process.environ().values()]
-        except psutil.Error:
-            continue
-        own = process.pid == os.getpid()
-        if not own and any(str(home.root) in text for text in told):
-            found.append(" ".join(process.cmdline()))
-    return found

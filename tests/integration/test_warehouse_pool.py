@@ -11,8 +11,8 @@ from celery_stack.queues import load_declarations
 from tests.integration.conftest import RunningStack
 
 pytestmark = pytest.mark.integration
-# CI sets 200; fewer by default, because each task costs about 0.3 s of CPU.
-WRITES = int(os.environ.get("POOL_TEST_WRITES", "60"))
+# 200 in `make test-writes`; fewer by default, because each task costs about 0.3 s of CPU.
+WRITES = int(os.environ.get("POOL_TEST_WRITES", "24"))
 LINES = 5
 # The database itself notes, row by row, how many sessions of the writing role there are.
 TABLE = """

@@ -20,6 +20,7 @@ from redis import Redis
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
+from celery_stack.live_workers import connect
 from celery_stack.why import Code, Reason, UnknownTaskError, explain
 from compose.client import StackError
 from compose.secret_files import read_secret
@@ -71,10 +72,10 @@ def held(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
     gate = tmp_path_factory.mktemp("held") / "gate"
     engine = create_engine(read_secret(stack.home.secrets / "control/sql_alchemy_conn"))
     broker_url = read_secret(stack.home.secrets / "control/broker_url")
-    broker, redis = Celery(broker=broker_url), Redis.from_url(broker_url)
+    broker, redis = connect(broker_url), Redis.from_url(broker_url)
     runs: dict[str, str] = {}
     for dag_id in DAGS:
-        wait_for(partial(stack.client._find_dag, dag_id), bool, deadline_s=90)
+        wait_for(partial(stack.client.find_dag, dag_id), bool, deadline_s=90)
     consume(broker, False)
     try:
         for dag_id in DAGS:

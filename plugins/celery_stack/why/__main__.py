@@ -13,8 +13,8 @@ import warnings
 
 from airflow.configuration import conf
 from airflow.utils.session import create_session
-from celery import Celery
 
+from celery_stack.live_workers import connect
 from celery_stack.why import Reason, UnknownTaskError, explain, latest_run
 from celery_stack.why.facts import instance_name
 
@@ -36,7 +36,7 @@ def main() -> int:
     if options.map is not None:
         map_index = options.map
     warnings.simplefilter("ignore")  # Airflow's own, about its own code
-    broker = Celery(broker=conf.get_mandatory_value("celery", "broker_url"))
+    broker = connect(conf.get_mandatory_value("celery", "broker_url"))
     try:
         with create_session() as session:
             run_id = options.run or latest_run(options.dag, session)

@@ -50,7 +50,7 @@ def priorities():
 def crowd():
     @task
     def work(number: int):
-        pass
+        sleep(2)  # so long that all of the places are taken while the first still run
 
     work.expand(number=list(range(16)))
 
