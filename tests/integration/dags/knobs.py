@@ -50,7 +50,7 @@ def priorities():
 def crowd():
     @task
     def work(number: int):
-        sleep(2)  # so long that all of the places are taken while the first still run
+        sleep(4)  # longer than a place of an earlier task may stay taken after its end
 
     work.expand(number=list(range(16)))
 
