@@ -23,6 +23,16 @@ def test_training_on_the_fresh_stack_prints_metrics_over_the_bar(stack: ComposeS
     assert all(trainer["Config"]["Hostname"] in row for row in rows)
 
 
+def test_models_and_reasons_are_told_from_inside_the_stack(stack: ComposeStack):
+    """`make models` marks the champion, `make why` says what became of a task."""
+    models = stack.run("compose/on-stack", "models", "list")
+    assert models.returncode == 0, models.stderr
+    assert "* 2" in models.stdout
+    why = stack.run("compose/on-stack", "why", "wdbc_training", "register")
+    assert why.returncode == 0, why.stderr
+    assert "It is done: success" in why.stdout
+
+
 def test_each_of_four_workers_runs_tasks(four_workers: ComposeStack):
     """Forty short tasks reach every worker, each at its first try."""
     run_id = four_workers.start_load(count=40, seconds=1)
