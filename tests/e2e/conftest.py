@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ class ComposeStack:
         """Bring the stack into the state that `settings` and the number of workers describe."""
         scale = ["--scale", f"worker={workers}", *self.scale]
         return self.run("docker", "compose", "up", "-d", *scale, **settings)
+
+    def wipe(self) -> None:
+        """Remove every container and every volume of the project."""
+        self.compose("rm", "--stop", "--force")
+        label = f"label=com.docker.compose.project={self.env['COMPOSE_PROJECT_NAME']}"
+        volumes = self.run("docker", "volume", "ls", "--quiet", "--filter", label).stdout.split()
+        done = self.run("docker", "volume", "rm", *volumes)
+        assert done.returncode == 0, done.stderr
 
     def sql(self, database: str, statement: str) -> str:
         """Run a statement as the superuser; give its rows, one a line."""
@@ -166,8 +175,12 @@ def service_of(container: dict[str, Any]) -> str:
 
 def docker_bridge(stack: ComposeStack) -> str:
     """Give an address of this machine that containers of another project reach."""
-    show = "{{(index .IPAM.Config 0).Gateway}}"
-    return stack.run("docker", "network", "inspect", "bridge", "--format", show).stdout.strip()
+    show = "{{json (index .IPAM.Config 0)}}"
+    done = stack.run("docker", "network", "inspect", "bridge", "--format", show)
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)
+    # An engine that made the bridge itself names no gateway until it starts again: it is the first address.
+    return config.get("Gateway") or str(next(ip_network(config["Subnet"]).hosts()))
 
 
 def copy_checkout(target: Path) -> Path:

@@ -62,7 +62,7 @@ def test_backup_brings_back_what_was_wiped(four_workers: ComposeStack, tmp_path:
     saved = stack.run("compose/backup", file)
     assert saved.returncode == 0, saved.stderr
     assert Path(file).stat().st_mode & 0o077 == 0
-    stack.compose("down", "--volumes", "--timeout", "5")
+    stack.wipe()
     restored = stack.run("compose/restore", file)
     assert restored.returncode == 0, restored.stdout + restored.stderr
 
