@@ -1,4 +1,4 @@
-"""What the stack adds to Airflow's UI: a link to Flower among the navigation's plugins."""
+"""What the stack adds to Airflow's UI: a link to Flower in the menu Browse."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from airflow.plugins_manager import AirflowPlugin
 
 
 def flower_link(env: Mapping[str, str]) -> list[dict[str, str]]:
-    """Give the link to `FLOWER_URL`; none where it is not set."""
+    """Give the link to `FLOWER_URL`; none where it is not set.
+
+    In a menu: outside of one Airflow 3.3 renders a button, which opens nothing.
+    """
     url = env.get("FLOWER_URL")
-    return [{"name": "Flower", "href": url, "destination": "nav"}] if url else []
+    link = {"name": "Flower", "href": url or "", "destination": "nav", "category": "browse"}
+    return [link] if url else []
 
 
 class StackPlugin(AirflowPlugin):

@@ -42,6 +42,7 @@ def test_loading_the_folder_gives_the_plugin_and_no_stray_module(
     assert errors == {}
     (link,) = plugins[0].external_views
     assert (link["name"], link["href"]) == ("Flower", "http://localhost:5555")
+    assert link["category"] == "browse", "outside of a menu the link opens nothing"
     assert not {"queues", "policies", "hostname"} & set(sys.modules)
 
 
