@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from celery_stack.queues import Worker
+from celery_stack.queues import Declarations, Worker
 
 AIRFLOW = [sys.executable, "-m", "airflow"]
 SECRET_OPTIONS = {
@@ -69,6 +69,17 @@ def dag_processor_command() -> list[str]:
 def triggerer_command() -> list[str]:
     """Give the command of the triggerer; its logs are read from the shared folder."""
     return [*AIRFLOW, "triggerer", "--skip-serve-logs"]
+
+
+def warm_workers(declarations: Declarations) -> dict[str, str]:
+    """Give the variables by which a worker runs the tasks of our queues under the warm supervisor."""
+    coordinators = {"warm": {"classpath": "celery_stack.warm.coordinator.WarmCoordinator"}}
+    return {
+        "AIRFLOW__SDK__COORDINATORS": json.dumps(coordinators),
+        "AIRFLOW__SDK__QUEUE_TO_COORDINATOR": json.dumps(
+            dict.fromkeys(declarations.queues, "warm")
+        ),
+    }
 
 
 def worker_command(worker: Worker, *, name: str) -> list[str]:

@@ -43,6 +43,7 @@ def main() -> None:
     if service in declarations.workers:
         threads = thread_limit(declarations.workers[service].prefix, os.environ)
         environment |= dict.fromkeys(commands.THREAD_LIMITS, threads)
+        environment |= commands.warm_workers(declarations)
     os.execvpe(command[0], command, environment)  # noqa: S606 - exec is the point
 
 

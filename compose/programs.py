@@ -18,6 +18,7 @@ from compose.commands import (
     scheduler_command,
     secret_commands,
     triggerer_command,
+    warm_workers,
     worker_command,
 )
 from compose.home import REPO, StackHome, artifacts_url, as_folder, landing_folder
@@ -92,7 +93,9 @@ def _worker(plan: Plan, name: str) -> Program:
     return Program(
         name,
         worker_command(worker, name=PROCESS_NAME),
-        airflow_environment(plan, "worker") | dict.fromkeys(THREAD_LIMITS, threads),
+        airflow_environment(plan, "worker")
+        | dict.fromkeys(THREAD_LIMITS, threads)
+        | warm_workers(plan.declarations),
         stop_wait_s=plan.settings.WORKER_STOP_TIMEOUT_S,
         processes=plan.scale.get(name, 1),
     )

@@ -138,6 +138,25 @@ class Settings(BaseModel):
         90, ge=1, le=3650, description="Days after which old runs leave the metadata (Docker)."
     )
 
+    # Warm workers (celery_stack.warm): tasks that start in milliseconds.
+    WARM_IMPORTS: str = Field(
+        "joblib,matplotlib.figure,pandas,pandera.pandas,psycopg,pyarrow.parquet,scipy.special,"
+        "sklearn.calibration,sklearn.ensemble,sklearn.inspection,sklearn.linear_model,"
+        "sklearn.model_selection,sklearn.pipeline,sklearn.svm,threadpoolctl,upath",
+        pattern=r"^[A-Za-z0-9_., ]+$",
+        description="Modules that a worker imports once, before its tasks need them, comma-separated; none for none.",
+    )
+    WARM_SUPERVISOR: Literal["on", "off"] = Field(
+        "on",
+        description="Whether a task's supervisor is woken by the end of its process, or looks every few seconds as Airflow has it.",
+    )
+    WARM_TEMPLATES: int = Field(
+        8,
+        ge=0,
+        le=256,
+        description="DAG files that a worker keeps parsed, as processes to fork tasks from; 0: each task parses its file.",
+    )
+
     # E-mail that tasks, callbacks and triggers send, as the connection smtp_default.
     SMTP_HOST: str = Field(
         "",

@@ -1,0 +1,60 @@
+"""What tasks need, imported once in Celery's main process, before anything is forked from it."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+from collections.abc import Iterable
+
+from celery_stack.warm.sources import Signature, first_party_files, take_signatures
+
+# What the supervisor and the task runner of every task import by and by.
+AIRFLOW_MODULES = (
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.dag_processing.dagbag",
+    "airflow.dag_processing.bundles.local",
+    "airflow.providers.standard.operators.bash",
+    "airflow.providers.standard.operators.python",
+    "airflow.providers.common.io.xcom.backend",
+    "celery_stack.retries",
+    "celery_stack.warm.coordinator",
+    "celery_stack.warm.server",
+)
+
+log = logging.getLogger(__name__)
+
+
+def import_all(names: Iterable[str]) -> list[str]:
+    """Import the modules; give those that fail, after a warning each: tasks will say why they do."""
+    return [name for name in names if not _try_import(name)]
+
+
+def freeze() -> None:
+    """Keep the collector away from what is there, so that its pages stay shared after a fork."""
+    gc.collect()
+    gc.freeze()
+
+
+def preloaded_sources() -> dict[str, Signature | None]:
+    """Give the first-party files that every process forked from here has loaded already."""
+    return take_signatures(first_party_files())
+
+
+def _try_import(name: str) -> bool:
+    threads = len(os.listdir("/proc/self/task"))
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        log.warning(
+            "WARM_IMPORTS: expected a module that can be imported, got %r (%s)", name, reason
+        )
+        return False
+    if len(os.listdir("/proc/self/task")) > threads:
+        log.warning(
+            "WARM_IMPORTS: %s starts threads, which tasks will not have; leave it out", name
+        )
+    return True

@@ -1,0 +1,257 @@
+"""A template: a process that has parsed one version of one DAG file, and forks tasks that start with it.
+
+It takes no part in a task but giving birth to it and telling its supervisor how it ended. What cannot
+be shared by tasks makes the file unfit, and its tasks parse it themselves, as Airflow has it: a file
+that failed to import, asked the supervisor for something (a Variable), looked at the parsing context,
+started a thread, or was written while it was read.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn
+
+from celery_stack.warm.channel import close_fds, receive, send
+from celery_stack.warm.lifelines import die_with_parent
+from celery_stack.warm.sources import Signature, first_party_files, is_installed, take_signatures
+
+# A file written this shortly before it was read may have been written again within the same tick.
+SETTLED_S = 1.0
+PARSING_CONTEXT = "AIRFLOW_PARSING_CONTEXT"
+NOT_SOURCES = ("/proc/", "/sys/", "/dev/")
+
+
+@dataclass
+class Observed:
+    """What a parse did that matters to whoever wants to share its result."""
+
+    files: set[str]
+    asked_supervisor: bool = False
+    read_context: bool = False
+    watching: bool = True
+
+
+class NoSupervisor:
+    """What stands in the place of the channel to a supervisor, which a template does not have."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+
+    def __getattr__(self, name: str) -> Any:
+        self._observed.asked_supervisor = True
+        raise RuntimeError(f"There is no supervisor to ask ({name}) while a template is made.")
+
+
+def run_template(request: dict[str, Any], channel: socket.socket) -> NoReturn:
+    """Parse the file, report, and fork tasks until the server hangs up and the last one has ended."""
+    try:
+        report = parse_once(request)
+        send(channel, report)
+        if not report["unfit"]:
+            Forks(channel).run()
+    finally:
+        os._exit(0)
+
+
+def parse_once(request: dict[str, Any]) -> dict[str, Any]:
+    """Parse the file that `request` names, so that tasks forked from here find it parsed.
+
+    Returns: `sources`, the files it was made from with their signatures; `unfit`, why it cannot be
+    shared ("" if it can); `passing`, whether that will have passed soon.
+    """
+    from airflow.sdk.execution_time import task_runner
+
+    began, threads = time.time(), _count_threads()
+    observed = Observed(set())
+    _observe(observed)
+    task_runner.SUPERVISOR_COMMS = NoSupervisor(observed)  # type: ignore[assignment]
+    try:
+        problem = _parse(request, task_runner)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    finally:
+        observed.watching = False
+        del task_runner.SUPERVISOR_COMMS
+    signatures = take_signatures(observed.files | first_party_files())
+    problem = problem or _find_problem(observed, threads)
+    young = "" if problem else _find_young(signatures, began)
+    gc.collect()
+    gc.freeze()
+    return {"unfit": problem or young, "passing": bool(young), "sources": signatures}
+
+
+def _parse(request: dict[str, Any], task_runner: Any) -> str:
+    """Do what task_runner.parse does up to its DagBag, and leave the results for it to find."""
+    from airflow.dag_processing import dagbag
+    from airflow.dag_processing.bundles.local import LocalDagBundle
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    manager = DagBundlesManager()  # type: ignore[no-untyped-call]
+    bundle = manager.get_bundle(name=request["bundle"], version=request["version"])
+    if request["version"] is None and not isinstance(bundle, LocalDagBundle):
+        return f"bundle {bundle.name} has no version, and changes other than by its files"
+    bundle.initialize()
+    bag = dagbag.BundleDagBag(
+        dag_folder=os.path.join(bundle.path, request["path"]),
+        safe_mode=False,
+        load_op_links=False,
+        bundle_path=bundle.path,
+        bundle_name=bundle.name,
+    )
+    if bag.import_errors or not bag.dags:
+        return "it has import errors or no DAG"
+    task_runner.get_listener_manager()  # loads the plugins, which tasks else do one by one
+    dagbag.BundleDagBag = lambda **_: bag  # type: ignore[assignment,misc]
+    task_runner.DagBundlesManager = lambda: manager
+    return ""
+
+
+def _observe(observed: Observed) -> None:
+    """Note, from now on, which files are read and whether the parsing context is."""
+    sys.addaudithook(partial(_on_audit, observed))
+    encode = os.environ.encodekey
+
+    def note_and_encode(name: str) -> Any:
+        if observed.watching and isinstance(name, str) and name.startswith(PARSING_CONTEXT):
+            observed.read_context = True
+        return encode(name)
+
+    os.environ.encodekey = note_and_encode
+
+
+def _on_audit(observed: Observed, event: str, arguments: tuple[Any, ...]) -> None:
+    if not observed.watching or event not in ("open", "os.listdir", "os.scandir"):
+        return
+    path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ""
+    if event == "open":
+        reads = (arguments[2] or 0) & os.O_ACCMODE == os.O_RDONLY
+    else:
+        # The import system lists every folder of sys.path.
+        reads = not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib")
+    if path and reads and "__pycache__" not in path and not path.startswith(NOT_SOURCES):
+        absolute = os.path.abspath(path)
+        if not is_installed(absolute):
+            observed.files.add(absolute)
+
+
+def _find_problem(observed: Observed, threads: int) -> str:
+    if observed.asked_supervisor:
+        return "it asks for a Variable, a Connection or the like while it is parsed"
+    if observed.read_context:
+        return "it looks at the parsing context"
+    if _count_threads() > threads:
+        return "it starts threads while it is parsed"
+    return ""
+
+
+def _find_young(signatures: dict[str, Signature | None], began: float) -> str:
+    newest = int((began - SETTLED_S) * 1e9)
+    young = (path for path, found in signatures.items() if found and found[1] > newest)
+    return next((f"{path} has just been written" for path in young), "")
+
+
+def _count_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+class Forks:
+    """Forks a task for each request of the channel, and reports its exit code to its supervisor."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ, self._on_request)
+        self._supervisors: dict[int, socket.socket] = {}
+        self._accepting = True
+
+    def run(self) -> None:
+        """Serve until the server hangs up and the last task has ended."""
+        while self._accepting or self._supervisors:
+            for key, _ in self._selector.select():
+                key.data()
+
+    def _on_request(self) -> None:
+        request, fds = receive(self._channel)
+        if request is None:
+            self._accepting = False
+            self._selector.unregister(self._channel)
+            return
+        parent, supervisor = os.getpid(), socket.socket(fileno=fds[0])
+        pid = os.fork()
+        if not pid:
+            self._forget_everything()
+            supervisor.close()
+            become_task(parent, fds[1:])
+        close_fds(fds[1:])
+        self._watch(pid, supervisor)
+
+    def _forget_everything(self) -> None:
+        """Close, in a task, what belongs to the template: an open end looks like a living process."""
+        self._selector.close()
+        self._channel.close()
+        for other in self._supervisors.values():
+            other.close()
+
+    def _watch(self, pid: int, supervisor: socket.socket) -> None:
+        pidfd = os.pidfd_open(pid)
+        self._supervisors[pid] = supervisor
+        self._selector.register(pidfd, selectors.EVENT_READ, partial(self._on_exit, pid, pidfd))
+        self._selector.register(
+            supervisor, selectors.EVENT_READ, partial(self._on_supervisor_gone, pid, supervisor)
+        )
+        _tell(supervisor, {"pid": pid})
+
+    def _on_exit(self, pid: int, pidfd: int) -> None:
+        _, status = os.waitpid(pid, 0)
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        supervisor = self._supervisors.pop(pid)
+        if supervisor.fileno() >= 0:
+            self._selector.unregister(supervisor)
+            _tell(supervisor, {"exit": os.waitstatus_to_exitcode(status)})
+            supervisor.close()
+
+    def _on_supervisor_gone(self, pid: int, supervisor: socket.socket) -> None:
+        """A supervisor says nothing: what can be read is that it is gone, and its task must go too."""
+        self._selector.unregister(supervisor)
+        supervisor.close()
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            return
+
+
+def _tell(supervisor: socket.socket, message: dict[str, Any]) -> None:
+    try:
+        send(supervisor, message)
+    except OSError:  # gone: _on_supervisor_gone deals with it
+        return
+
+
+def become_task(parent: int, fds: list[int]) -> NoReturn:
+    """Run Airflow's task runner on the four sockets of its supervisor: requests, stdout, stderr, logs."""
+    from airflow.sdk.execution_time import supervisor
+
+    os.setpgid(0, 0)
+    die_with_parent(parent)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the template ignores it
+    gc.enable()
+    _reseed()
+    requests, stdout, stderr = (socket.socket(fileno=fd) for fd in fds[:3])
+    supervisor._fork_main(requests, stdout, stderr, fds[3], supervisor._subprocess_main)
+
+
+def _reseed() -> None:
+    """Give numpy's global generator a state of its own; Python's `random` does so by itself."""
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
