@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
-import os
+import threading
 from collections.abc import Iterable
 
 from celery_stack.warm.sources import Signature, first_party_files, take_signatures
@@ -19,6 +19,8 @@ AIRFLOW_MODULES = (
     "airflow.providers.standard.operators.bash",
     "airflow.providers.standard.operators.python",
     "airflow.providers.common.io.xcom.backend",
+    "airflow.sdk.definitions.asset.metadata",
+    "celery_stack.hostname",
     "celery_stack.retries",
     "celery_stack.warm.coordinator",
     "celery_stack.warm.server",
@@ -44,7 +46,7 @@ def preloaded_sources() -> dict[str, Signature | None]:
 
 
 def _try_import(name: str) -> bool:
-    threads = len(os.listdir("/proc/self/task"))
+    threads = threading.active_count()
     try:
         importlib.import_module(name)
     except Exception as error:
@@ -53,7 +55,7 @@ def _try_import(name: str) -> bool:
             "WARM_IMPORTS: expected a module that can be imported, got %r (%s)", name, reason
         )
         return False
-    if len(os.listdir("/proc/self/task")) > threads:
+    if threading.active_count() > threads:
         log.warning(
             "WARM_IMPORTS: %s starts threads, which tasks will not have; leave it out", name
         )

@@ -9,12 +9,16 @@ started a thread, or was written while it was read.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import selectors
 import signal
 import socket
 import sys
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -25,7 +29,10 @@ from celery_stack.warm.sources import Signature, first_party_files, is_installed
 
 # A file written this shortly before it was read may have been written again within the same tick.
 SETTLED_S = 1.0
-PARSING_CONTEXT = "AIRFLOW_PARSING_CONTEXT"
+PARSING_CONTEXT = "_AIRFLOW_PARSING_CONTEXT"
+MAX_OUTPUT_BYTES = 1 << 20
+NOT_OF_THE_FILE = b'"logger":"airflow.dag_processing.'  # what Airflow says while it parses
+MAX_FILES = 300
 NOT_SOURCES = ("/proc/", "/sys/", "/dev/")
 
 
@@ -53,12 +60,72 @@ class NoSupervisor:
 def run_template(request: dict[str, Any], channel: socket.socket) -> NoReturn:
     """Parse the file, report, and fork tasks until the server hangs up and the last one has ended."""
     try:
-        report = parse_once(request)
+        with capturing() as output:
+            report = parse_once(request)
         send(channel, report)
         if not report["unfit"]:
-            Forks(channel).run()
+            Forks(channel, output).run()
+    except BaseException:
+        traceback.print_exc()
     finally:
+        _flush()
         os._exit(0)
+
+
+@dataclass
+class Output:
+    """What a file printed and logged while it was parsed: part of the log of each of its tasks."""
+
+    log_fd: int
+    log: bytes = b""
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+    def replay(self) -> None:
+        """Write it where a task's own output goes."""
+        for stream, content in ((sys.stdout, self.stdout), (sys.stderr, self.stderr)):
+            stream.buffer.write(content)
+            stream.flush()
+        with open(self.log_fd, "wb", closefd=False) as log:
+            log.write(self.log)
+
+
+@contextmanager
+def capturing() -> Iterator[Output]:
+    """Capture what is printed and logged, with logging set up as in a task; it stays so afterwards."""
+    from airflow.sdk.execution_time import supervisor
+
+    output = Output(os.memfd_create("log"))
+    supervisor._configure_logs_over_json_channel(output.log_fd)
+    kept = {fd: os.dup(fd) for fd in (1, 2)}
+    files = {fd: os.memfd_create(f"output-{fd}") for fd in (1, 2)}
+    for fd, file in files.items():
+        os.dup2(file, fd)
+    # Setting up logging has closed the former ones; a task opens its own.
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False)) for fd in (1, 2))
+    try:
+        yield output
+    finally:
+        _flush()
+        for fd, former in kept.items():
+            os.dup2(former, fd)
+            os.close(former)
+        output.stdout, output.stderr = _take(files[1]), _take(files[2])
+        lines = _take(output.log_fd, close=False).splitlines(keepends=True)
+        output.log = b"".join(line for line in lines if NOT_OF_THE_FILE not in line)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
+def _take(file: int, *, close: bool = True) -> bytes:
+    """Give what was written to a memory file, up to a limit."""
+    content = os.pread(file, MAX_OUTPUT_BYTES, 0)
+    if close:
+        os.close(file)
+    return content
 
 
 def parse_once(request: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +139,7 @@ def parse_once(request: dict[str, Any]) -> dict[str, Any]:
     began, threads = time.time(), _count_threads()
     observed = Observed(set())
     _observe(observed)
+    _share_adapters(task_runner)
     task_runner.SUPERVISOR_COMMS = NoSupervisor(observed)  # type: ignore[assignment]
     try:
         problem = _parse(request, task_runner)
@@ -106,12 +174,32 @@ def _parse(request: dict[str, Any], task_runner: Any) -> str:
         bundle_path=bundle.path,
         bundle_name=bundle.name,
     )
-    if bag.import_errors or not bag.dags:
-        return "it has import errors or no DAG"
+    if bag.import_errors:
+        return f"it cannot be imported: {next(iter(bag.import_errors.values())).splitlines()[-1]}"
+    if not bag.dags:
+        return "it holds no DAG"
     task_runner.get_listener_manager()  # loads the plugins, which tasks else do one by one
     dagbag.BundleDagBag = lambda **_: bag  # type: ignore[assignment,misc]
     task_runner.DagBundlesManager = lambda: manager
     return ""
+
+
+def _share_adapters(task_runner: Any) -> None:
+    """Have pydantic build once what Airflow has it build for every task: ten milliseconds each time."""
+    from airflow.sdk.execution_time import comms
+    from pydantic import JsonValue, TypeAdapter
+
+    adapters: dict[int, TypeAdapter[Any]] = {}
+
+    def shared_adapter(kind: Any) -> TypeAdapter[Any]:
+        if id(kind) not in adapters:
+            return TypeAdapter(kind)
+        return adapters[id(kind)]
+
+    kinds: tuple[Any, ...] = (comms.ToTask, JsonValue)
+    for kind in kinds:  # they live as long as their modules: so do their ids
+        adapters[id(kind)] = TypeAdapter(kind)
+    comms.__dict__["TypeAdapter"] = task_runner.__dict__["TypeAdapter"] = shared_adapter
 
 
 def _observe(observed: Observed) -> None:
@@ -143,6 +231,8 @@ def _on_audit(observed: Observed, event: str, arguments: tuple[Any, ...]) -> Non
 
 
 def _find_problem(observed: Observed, threads: int) -> str:
+    if len(observed.files) > MAX_FILES:
+        return f"it reads more than {MAX_FILES} files while it is parsed"
     if observed.asked_supervisor:
         return "it asks for a Variable, a Connection or the like while it is parsed"
     if observed.read_context:
@@ -165,8 +255,9 @@ def _count_threads() -> int:
 class Forks:
     """Forks a task for each request of the channel, and reports its exit code to its supervisor."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, output: Output) -> None:
         self._channel = channel
+        self._output = output
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._on_request)
         self._supervisors: dict[int, socket.socket] = {}
@@ -189,7 +280,7 @@ class Forks:
         if not pid:
             self._forget_everything()
             supervisor.close()
-            become_task(parent, fds[1:])
+            become_task(parent, fds[1:], self._output)
         close_fds(fds[1:])
         self._watch(pid, supervisor)
 
@@ -238,7 +329,7 @@ def _tell(supervisor: socket.socket, message: dict[str, Any]) -> None:
         return
 
 
-def become_task(parent: int, fds: list[int]) -> NoReturn:
+def become_task(parent: int, fds: list[int], output: Output) -> NoReturn:
     """Run Airflow's task runner on the four sockets of its supervisor: requests, stdout, stderr, logs."""
     from airflow.sdk.execution_time import supervisor
 
@@ -247,8 +338,16 @@ def become_task(parent: int, fds: list[int]) -> NoReturn:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the template ignores it
     gc.enable()
     _reseed()
+    # Logging has been set up already, to write to this descriptor; 0 says so to _fork_main.
+    os.dup2(fds[3], output.log_fd)
+    os.close(fds[3])
     requests, stdout, stderr = (socket.socket(fileno=fd) for fd in fds[:3])
-    supervisor._fork_main(requests, stdout, stderr, fds[3], supervisor._subprocess_main)
+
+    def run_task() -> None:
+        output.replay()
+        supervisor._subprocess_main()  # type: ignore[no-untyped-call]
+
+    supervisor._fork_main(requests, stdout, stderr, 0, run_task)
 
 
 def _reseed() -> None:

@@ -1,0 +1,180 @@
+"""The template server and its templates: real processes, without a stack."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from celery_stack.warm.supervisor import TemplateChild
+from tests.unit.celery_stack.warm.conftest import Worker
+from tests.waiting import wait_for
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_first_task_of_a_file_is_declined_and_later_ones_share_a_template(worker: Worker):
+    """Nobody waits for a parse; once there is a template, tasks are forked from it side by side."""
+    worker.write("plain")
+    assert worker.ask("plain") is None
+    one, two = worker.wait_for_task("plain"), worker.wait_for_task("plain")
+    assert parent_of(one.process.pid) == parent_of(two.process.pid)
+    assert parent_of(parent_of(one.process.pid)) == worker.pid
+    assert os.getpgid(one.process.pid) == one.process.pid
+
+
+def test_supervisor_learns_how_its_task_ended(worker: Worker):
+    """An exit code, or the signal under the name that Airflow logs."""
+    worker.write("plain")
+    exited, killed = worker.wait_for_task("plain"), worker.wait_for_task("plain")
+    with pytest.raises(TimeoutError):
+        exited.process.wait(0)
+    assert exited.end() == 1  # nobody told it what to do
+    killed.process.send_signal(signal.SIGKILL)
+    code = killed.process.wait(20)
+    assert (code, code.name) == (-signal.SIGKILL, "SIGKILL")  # type: ignore[attr-defined]
+    with pytest.raises(killed.process.ProcessNotFound):
+        killed.process.send_signal(signal.SIGTERM)
+
+
+def test_task_dies_with_its_supervisor(worker: Worker):
+    """Whoever holds the other end of the channel is gone: so must the task be."""
+    worker.write("plain")
+    child = worker.wait_for_task("plain")
+    child.process._template.close()
+    wait_for(lambda: is_alive(child.process.pid), lambda alive: not alive, deadline_s=20)
+
+
+def test_tasks_die_with_their_template(worker: Worker):
+    """Nothing would report their end; the supervisor sees them as killed."""
+    worker.write("plain")
+    child = worker.wait_for_task("plain")
+    os.kill(parent_of(child.process.pid), signal.SIGKILL)
+    assert child.process.wait(20) == -signal.SIGKILL
+    wait_for(lambda: is_alive(child.process.pid), lambda alive: not alive, deadline_s=20)
+    worker.wait_for_task("plain").end()
+
+
+def test_everything_dies_with_the_server(worker: Worker):
+    """The template by the kernel's hand, the task by its template's end; requests then fail at once."""
+    worker.write("plain")
+    child = worker.wait_for_task("plain")
+    template = parent_of(child.process.pid)
+    os.kill(worker.pid, signal.SIGKILL)
+    for pid in (template, child.process.pid):
+        wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive, deadline_s=20)  # type: ignore[misc]
+    assert worker.ask("plain") is None
+
+
+def test_changed_file_gets_a_new_template_while_tasks_of_the_old_run_on(worker: Worker):
+    """The next task is forked from the new version; the running one is left alone."""
+    worker.write("plain")
+    old = worker.wait_for_task("plain")
+    worker.write("plain", top="CHANGED = True")
+    assert worker.ask("plain") is None
+    new = worker.wait_for_task("plain")
+    assert parent_of(new.process.pid) != parent_of(old.process.pid)
+    assert is_alive(old.process.pid)
+    assert old.end() == 1
+
+
+@pytest.mark.parametrize(
+    ("top", "source"),
+    [
+        ("import helper_of_changes", "helper_of_changes.py"),
+        ("import pathlib; pathlib.Path(__file__).with_name('a.yaml').read_text()", "a.yaml"),
+        ("import os; os.listdir(os.path.dirname(__file__) + '/many')", "many/new.yaml"),
+    ],
+)
+def test_template_is_made_anew_when_what_it_read_changes(worker: Worker, top: str, source: str):
+    """An imported helper, a file that the DAG file reads, a folder that it lists."""
+    (worker.folder / "many").mkdir()
+    if "/" not in source:
+        (worker.folder / source).write_text("")
+    worker.write("reads", top=top)
+    former = parent_of(worker.wait_for_task("reads").process.pid)
+    assert parent_of(worker.wait_for_task("reads").process.pid) == former
+    (worker.folder / source).write_text("# changed")
+    assert worker.ask("reads") is None
+    assert parent_of(worker.wait_for_task("reads").process.pid) != former
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        "raise RuntimeError('broken')",
+        "from airflow.sdk import Variable; Variable.get('x', default='y')",
+        "from airflow.sdk import get_parsing_context; get_parsing_context()",
+        "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        "import os; os.kill(os.getpid(), 9)",
+    ],
+    ids=["import error", "asks the supervisor", "parsing context", "threads", "dies"],
+)
+def test_file_that_cannot_be_shared_is_left_to_its_tasks(worker: Worker, top: str):
+    """It is tried once, not for every task."""
+    worker.write("unfit", top=f"open('{worker.folder}/tries', 'a').write('x')\n{top}")
+    assert worker.ask("unfit") is None
+    wait_for((worker.folder / "tries").exists, bool, deadline_s=20)
+    worker.write("other")
+    worker.wait_for_task("other").end()
+    assert worker.ask("unfit") is None
+    assert (worker.folder / "tries").read_text() == "x"
+
+
+def test_least_used_template_makes_room(worker: Worker):
+    """No more templates than the setting says."""
+    for name in ("one", "two", "three"):
+        worker.write(name)
+        worker.wait_for_task(name).end()
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+    wait_for(children.read_text, lambda found: len(found.split()) == 2, deadline_s=20)
+    assert worker.ask("two")
+    assert worker.ask("three")
+    assert worker.ask("one") is None
+
+
+def test_what_a_file_prints_and_logs_is_in_the_log_of_each_task(worker: Worker):
+    """As if each had parsed the file itself."""
+    worker.write(
+        "talks", top="import logging; print('said'); logging.getLogger('mine').error('logged')"
+    )
+    worker.wait_for_task("talks").end()
+    child = worker.wait_for_task("talks")
+    child.end()
+    assert child.stdout.recv(1000) == b"said\n"
+    assert b'"event":"logged"' in child.logs.recv(100_000)
+
+
+def test_each_task_draws_random_numbers_of_its_own(worker: Worker):
+    """numpy's global state is copied by a fork; a task reseeds it."""
+    top = (
+        "import numpy\nfrom airflow.sdk.execution_time import supervisor\n"
+        "supervisor._subprocess_main = lambda: print(numpy.random.rand())"
+    )
+    worker.write("draws", top=top)
+    drawn = []
+    for _ in range(2):
+        child = worker.wait_for_task("draws")
+        child.end()
+        drawn.append(child.stdout.recv(1000))
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_process_that_nobody_reports_on_counts_as_killed():
+    """A template that died took its tasks with it."""
+    from celery_stack.warm.channel import make_pair
+
+    ours, theirs = make_pair()
+    theirs.close()
+    assert TemplateChild(1, ours).wait(1) == -signal.SIGKILL
