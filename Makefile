@@ -68,10 +68,16 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/pytest -m 'not e2e' --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/pytest -m 'not e2e and not warm' --cov --cov-report=term $(PYTEST_ARGS)
 
 test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
 	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
+
+test-warm: .venv/.ready  ## Warm workers: edits, abuse, load, against stock: as if each task had its own parse
+	@$(BIN)/pytest -m warm tests/warm $(PYTEST_ARGS)
+
+test-stock: .venv/.ready  ## The integration tests with every warm piece switched off
+	@WARM_IMPORTS=none WARM_SUPERVISOR=off WARM_TEMPLATES=0 WAKE_SCHEDULER=off $(BIN)/pytest -m integration $(PYTEST_ARGS)
 
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)
 	@$(BIN)/python -m celery_stack.check_dags $(DAGS)
@@ -106,4 +112,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes check-dags bench-io bench-isolation bench-model setup lock clean
+  test test-writes test-warm test-stock check-dags bench-io bench-isolation bench-model setup lock clean

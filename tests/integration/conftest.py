@@ -92,12 +92,14 @@ def _rows(url: str, query: str, values: Sequence[Any]) -> list[Any]:
         return cursor.fetchall() if cursor.description else []
 
 
-def stack_command(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m compose.local …` for the stack that `env` describes."""
+def stack_command(
+    env: dict[str, str], *words: str, checkout: Path = REPO
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m compose.local …` of `checkout` for the stack that `env` describes."""
     return subprocess.run(
         [sys.executable, "-m", "compose.local", *words],
         env=env,
-        cwd=REPO,
+        cwd=checkout,
         capture_output=True,
         text=True,
         check=False,
@@ -120,16 +122,22 @@ def stack() -> Iterator[RunningStack]:
 
 
 @contextmanager
-def running_stack(folder: Path, *scale: str, **settings: str) -> Iterator[RunningStack]:
+def running_stack(
+    folder: Path,
+    *scale: str,
+    dags_of_tests: Path = REPO / "tests/integration/dags",
+    checkout: Path = REPO,
+    **settings: str,
+) -> Iterator[RunningStack]:
     """Start a stack in `folder`, from nothing, with the DAGs of the tests beside those of the stack."""
     home = StackHome(folder)
     Supervisor(home).stop(patience_s=10)
     shutil.rmtree(folder, ignore_errors=True)
     dags = folder / "dags"
     shutil.copytree(REPO / "dags", dags)
-    shutil.copytree(REPO / "tests/integration/dags", dags, dirs_exist_ok=True)
+    shutil.copytree(dags_of_tests, dags, dirs_exist_ok=True)
     env = stack_environment(folder, DAGS_FOLDER=str(dags), **settings)
-    started = stack_command(env, "up", "--scale", *scale)
+    started = stack_command(env, "up", "--scale", *scale, checkout=checkout)
     try:
         assert started.returncode == 0, started.stdout + started.stderr
         stack = _connect(home, env)
@@ -137,7 +145,7 @@ def running_stack(folder: Path, *scale: str, **settings: str) -> Iterator[Runnin
         stack.set_paused("queue_canary", True)  # its tasks would take places that tests count
         yield stack
     finally:
-        stopped = stack_command(env | {"WORKER_STOP_TIMEOUT_S": "5"}, "stop")
+        stopped = stack_command(env | {"WORKER_STOP_TIMEOUT_S": "5"}, "stop", checkout=checkout)
     assert stopped.returncode == 0, stopped.stdout
     assert living(home) == []
 

@@ -21,8 +21,9 @@ def prepare(**_: Any) -> None:
     from celery_stack.warm import coordinator, preload
 
     settings = Settings.from_env(os.environ)
-    if names := [name for part in settings.WARM_IMPORTS.split(",") if (name := part.strip())]:
-        preload.import_all([*preload.AIRFLOW_MODULES, *names])
+    if settings.WARM_IMPORTS != "none":
+        names = (name.strip() for name in settings.WARM_IMPORTS.split(","))
+        preload.import_all([*preload.AIRFLOW_MODULES, *filter(None, names)])
         preload.freeze()
     if coordinator.is_supported():
         if settings.WARM_TEMPLATES:
