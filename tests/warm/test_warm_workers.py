@@ -92,9 +92,8 @@ def test_mistreated_process_leaves_the_next_task_clean(copy: Copy, kind: str, st
 
 
 def parent_of_tasks(copy: Copy) -> int:
-    (worker,) = copy.workers()[:1]
     templates = [
-        p for p in worker.children(recursive=True) if "template: abuse.py" in p.cmdline()[0]
+        p for p in copy.worker().children(recursive=True) if "template: abuse.py" in p.cmdline()[0]
     ]
     return templates[-1].pid
 
@@ -147,6 +146,7 @@ def test_killed_worker_leaves_no_orphan(copy: Copy, tmp_path: Path):
 
 def test_plugin_edit_reaches_the_next_task_in_a_new_interpreter(copy: Copy):
     """What the worker has preloaded cannot be forked from any more; a log line says what to do."""
+    copy.stack.run("edited")  # the worker is up again after the test before
     plugin = copy.checkout / "plugins/celery_stack/retries.py"
     plugin.write_text(plugin.read_text().replace('VERSION = "old"', 'VERSION = "new"'))
     assert versions(copy, copy.stack.run("edited"))["plugin"] == "new"

@@ -24,6 +24,7 @@ def exit_at_once() -> None:
 
 
 def segfault() -> None:
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # Airflow's parse has set another
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
