@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
+
 from airflow.providers.celery.executors.celery_executor import CeleryExecutor
+
+from celery_stack.settings import Settings
 
 
 class StackCeleryExecutor(CeleryExecutor):
-    """CeleryExecutor with a place for what this stack adds to it.
+    """CeleryExecutor whose scheduler is woken when something happens.
 
-    Here belong: waking the scheduler when a task ends, the time at which each message was
-    published, and publishing again what the broker lost. Until they come it is CeleryExecutor under
-    another name, so that `[core] executor` does not change when they do.
+    Here belong as well: the time at which each message was published, and publishing again what
+    the broker lost.
     """
+
+    def start(self) -> None:
+        """Start; Airflow calls it in the scheduler's process alone, before the first loop."""
+        super().start()
+        if Settings.from_env(os.environ).WAKE_SCHEDULER == "on":
+            from celery_stack.idle_sleep import make_wakeable  # drags the scheduler in
+
+            make_wakeable(self.running)

@@ -79,6 +79,10 @@ class Settings(BaseModel):
         le=4096,
         description="Task instances of one DAG run at once, unless the DAG says otherwise.",
     )
+    WAKE_SCHEDULER: Literal["on", "off"] = Field(
+        "on",
+        description="Whether events end the scheduler's idle sleep of a second; off is stock Airflow.",
+    )
 
     # Retries, the defaults a task may override.
     TASK_RETRIES: int = Field(2, ge=1, le=100, description="Retries of a task that names none.")
