@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -29,7 +29,7 @@ from compose.programs import (
 )
 from compose.programs import servers as server_programs
 from compose.secret_files import Addresses, derive_secrets, make_secrets
-from compose.supervise import Supervisor, write_configuration
+from compose.supervise import Supervisor, group_of, write_configuration
 from ml.settings import MLSettings
 
 SERVER_DEADLINE_S = 60
@@ -49,6 +49,7 @@ def bring_up(
     console: Console,
     *,
     die_with_parent: bool = False,
+    choose_programs: Callable[[Plan], list[Program]] = airflow_programs,
 ) -> bool:
     """Start the stack and wait until every component reports itself healthy.
 
@@ -57,6 +58,7 @@ def bring_up(
     Args:
         scale: `worker=4` for four processes of a worker pool, one without a word.
         die_with_parent: everything stops when this process does, however it ends.
+        choose_programs: gives what runs beside Postgres and Redis, once the secrets are there.
 
     Returns:
         Whether it was this call that started it.
@@ -80,9 +82,11 @@ def bring_up(
         with one_start_at_a_time(console.print), _stopped_on_failure(supervisor, console):
             ports = choose_ports(_wanted_ports(settings), home.ports_file)
             plan = Plan(home, env, settings, declarations, ports, processes)
-            _start_servers(plan, supervisor, console, die_with_parent=die_with_parent)
+            _prepare_secrets(plan, console)
+            programs = choose_programs(plan)
+            _start_servers(plan, programs, supervisor, console, die_with_parent=die_with_parent)
             _initialise(plan, console)
-            _start_airflow(plan, supervisor, console)
+            _start_airflow(plan, programs, supervisor, console)
     return True
 
 
@@ -154,21 +158,34 @@ def _step(console: Console, name: str) -> Iterator[list[str]]:
     console.print(f"✓ {' '.join([name, *detail])} [dim]{seconds:.1f} s[/]", soft_wrap=True)
 
 
-def _start_servers(
-    plan: Plan, supervisor: Supervisor, console: Console, *, die_with_parent: bool
-) -> None:
-    home, ports = plan.home, plan.ports
-    addresses = Addresses("127.0.0.1", ports["postgres"], "127.0.0.1", ports["redis"])
+def _addresses(plan: Plan) -> Addresses:
+    return Addresses("127.0.0.1", plan.ports["postgres"], "127.0.0.1", plan.ports["redis"])
+
+
+def _prepare_secrets(plan: Plan, console: Console) -> None:
     with _step(console, "secrets") as detail:
-        make_secrets(home.secrets)
-        derive_secrets(home.secrets, addresses, plan.settings)
-        detail.append(f"in {shown(home.secrets)}")
+        make_secrets(plan.home.secrets)
+        derive_secrets(plan.home.secrets, _addresses(plan), plan.settings)
+        detail.append(f"in {shown(plan.home.secrets)}")
+
+
+def _start_servers(
+    plan: Plan,
+    programs: Sequence[Program],
+    supervisor: Supervisor,
+    console: Console,
+    *,
+    die_with_parent: bool,
+) -> None:
+    home, ports, addresses = plan.home, plan.ports, _addresses(plan)
     with _step(console, "Postgres") as detail:
         servers.prepare_postgres(home)
         servers.prepare_redis(home, ports["redis"])
-        programs = [*server_programs(plan), *airflow_programs(plan)]
         write_configuration(
-            home, programs, ports["supervisor"], command_line=command_line_environment(plan)
+            home,
+            [*server_programs(plan), *programs],
+            ports["supervisor"],
+            command_line=command_line_environment(plan),
         )
         supervisor.start(die_with_parent=die_with_parent)
         supervisor.start_group("servers")
@@ -207,13 +224,15 @@ def _die_with_this_process() -> None:
     launch.die_with_parent("KILL")
 
 
-def _start_airflow(plan: Plan, supervisor: Supervisor, console: Console) -> None:
+def _start_airflow(
+    plan: Plan, programs: Sequence[Program], supervisor: Supervisor, console: Console
+) -> None:
     with _step(console, "Airflow") as detail:
         supervisor.start_group("control")
-        if any(plan.scale.get(name, 1) for name in plan.declarations.workers):
+        if any(group_of(program.name) == "workers" for program in programs):
             supervisor.start_group("workers")
         _wait_until_healthy(plan, supervisor)
-        detail.append(", ".join(_describe(program) for program in airflow_programs(plan)))
+        detail.append(", ".join(_describe(program) for program in programs))
 
 
 def _describe(program: Program) -> str:
