@@ -1,0 +1,99 @@
+"""Airflow's own example DAGs end the same way on warm workers and as Airflow has it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow import example_dags
+from airflow.providers.standard import example_dags as standard_example_dags
+
+from compose.home import REPO
+from tests.integration.conftest import RunningStack, running_stack
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.warm
+
+# They need nothing but Airflow, no network and no person, and end within seconds.
+CORE = {
+    "example_branch_labels": "example_branch_labels",
+    "example_complex": "example_complex",
+    "example_dynamic_task_mapping": "example_dynamic_task_mapping",
+    "example_dynamic_task_mapping_with_no_taskflow_operators": "example_dynamic_task_mapping_with_no_taskflow_operators",
+    "example_failed_dag": "example_failed_dag",
+    "example_nested_branch_dag": "example_nested_branch_dag",
+    "example_outlet_event_extra": "asset_with_extra_by_yield",
+    "example_params_trigger_ui": "example_params_trigger_ui",
+    "example_setup_teardown": "example_setup_teardown",
+    "example_setup_teardown_taskflow": "example_setup_teardown_taskflow",
+    "example_simplest_dag": "example_simplest_dag",
+    "example_skip_dag": "example_skip_dag",
+    "example_task_group": "example_task_group",
+    "example_task_group_decorator": "example_task_group_decorator",
+    "example_time_delta_sensor_async": "example_time_delta_sensor_async",
+    "example_xcom": "example_xcom",
+    "example_xcomargs": "example_xcom_args",
+    "tutorial_taskflow_api": "tutorial_taskflow_api",
+}
+STANDARD = {
+    "example_bash_decorator": "example_bash_decorator",
+    "example_bash_operator": "example_bash_operator",
+    "example_short_circuit_decorator": "example_short_circuit_decorator",
+    "example_short_circuit_operator": "example_short_circuit_operator",
+}
+ALL_OFF = {
+    "WARM_IMPORTS": "none",
+    "WARM_SUPERVISOR": "off",
+    "WARM_TEMPLATES": "0",
+    "WAKE_SCHEDULER": "off",
+}
+# Each run draws or names something of its own.
+DIFFERS_BY_ITSELF = {"example_bash_decorator", "example_params_trigger_ui"}
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder of the files, below the folder that the policies leave alone."""
+    folder = tmp_path_factory.mktemp("dags") / "examples"
+    folder.mkdir()
+    for package, names in ((example_dags, CORE), (standard_example_dags, STANDARD)):
+        for name in names:
+            shutil.copy(Path(str(package.__file__)).with_name(f"{name}.py"), folder)
+    return folder.parent
+
+
+def results(examples: Path, **settings: str) -> dict[str, Any]:
+    """Run every example twice, so that the second run's tasks find templates; give how the second ended."""
+    exempt = {"POLICY_EXEMPT_PATHS": "examples", "RETRY_DELAY_S": "1"}
+    folder = REPO / ".stack-examples"
+    with running_stack(folder, "worker=1", dags_of_tests=examples, **exempt, **settings) as stack:
+        dag_ids = [*CORE.values(), *STANDARD.values()]
+        for dag_id in dag_ids:
+            wait_for(lambda: stack.client.find_dag(dag_id), bool, deadline_s=120)  # noqa: B023
+            stack.set_paused(dag_id, False)
+        for _ in range(2):
+            runs = {dag_id: stack.client.trigger(dag_id) for dag_id in dag_ids}
+            for dag_id, run_id in runs.items():
+                stack.wait_for_end(dag_id, run_id)
+        return {dag_id: outcome(stack, dag_id, run_id) for dag_id, run_id in runs.items()}
+
+
+def outcome(stack: RunningStack, dag_id: str, run_id: str) -> dict[str, Any]:
+    tasks = stack.client.tasks(dag_id, run_id)
+    found: dict[str, Any] = {task.label: (task.state, task.try_number) for task in tasks}
+    found["run"] = stack.client.run_state(dag_id, run_id)
+    if dag_id not in DIFFERS_BY_ITSELF:
+        query = "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = %s AND run_id = %s"
+        rows = stack.metadata(f"{query} ORDER BY 1, 2, 3", dag_id, run_id)
+        found["xcom"] = [tuple(row) for row in rows]
+    return found
+
+
+def test_example_dags_end_alike_on_both_paths(examples: Path):
+    """States, tries and XComs of mapping, branches, groups, deferral, bash, set-up and teardown."""
+    stock = results(examples, **ALL_OFF)
+    warm = results(examples)
+    assert warm == stock
+    assert {states["run"] for states in stock.values()} == {"success", "failed"}
