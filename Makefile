@@ -82,6 +82,9 @@ test-stock: .venv/.ready  ## The integration tests with every warm piece switche
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)
 	@$(BIN)/python -m celery_stack.check_dags $(DAGS)
 
+bench: .venv/.ready  ## Against Airflow's official Compose configuration, into .bench, half an hour (ROUNDS=5; QUICK=1 a smoke run; RECORD=1 replaces tests/benchmarks/RESULTS.*)
+	@$(BIN)/python -m tests.benchmarks.bench_stack $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(RECORD),--record)
+
 bench-io: .venv/.ready  ## Rows per second into the warehouse, against other ways (ROWS=1000000)
 	@$(BIN)/python -m tests.benchmarks.bench_io $(ROWS)
 
@@ -112,4 +115,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-stock check-dags bench-io bench-isolation bench-model setup lock clean
+  test test-writes test-warm test-stock check-dags bench bench-io bench-isolation bench-model setup lock clean

@@ -1,6 +1,6 @@
 """Run a worker in a container: see that it consumes, and stop it within its bound.
 
-`python -m compose.guard --node worker --queues default --stop-timeout-s 60 --check-s 30 -- COMMAND`
+`python -m compose.guard --node worker --queues default,pg_io --stop-timeout-s 60 --check-s 30 -- COMMAND`
 
 A worker that answers but consumes nothing ends itself, and Docker starts it again. On SIGTERM the
 worker takes no new task and finishes what runs; what still runs at the bound is ended in such a way

@@ -30,7 +30,9 @@ def train_and_show(client: AirflowClient, console: Console, artifacts: str) -> i
 
 def _show_model(client: AirflowClient, console: Console, run_id: str, artifacts: str) -> int:
     """Print what was registered; give 1 if it is below the bar, else 0."""
-    manifest = client.result(TRAINING, run_id, "register")
+    manifest, verdict = (
+        client.result(TRAINING, run_id, step) for step in ("register", "challenge")
+    )
     console.print(metrics_table(manifest))
     counts = manifest["confusion"]
     console.print(
@@ -40,6 +42,11 @@ def _show_model(client: AirflowClient, console: Console, run_id: str, artifacts:
     folder = shown(f"{artifacts}/models/{manifest['version']}")
     console.print(f"Model {manifest['version']} ({manifest['candidate']}) is in:")
     console.print(f"  {folder}", markup=False, soft_wrap=True)
+    if not verdict["takes_over"]:
+        stays = f", {verdict['champion']} stays" if verdict["champion"] else ""
+        console.print(f"It does not become the champion{stays}:")
+        for objection in verdict["objections"]:
+            console.print(f"  {objection}", markup=False, soft_wrap=True)
     by_worker: dict[str, list[str]] = {}
     for task in client.tasks(TRAINING, run_id):
         by_worker.setdefault(task.worker, []).append(task.label)

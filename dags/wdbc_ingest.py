@@ -6,7 +6,7 @@ wait_for_file → validate → store, and check_quarantine
 |---|---|
 | wait_for_file | waits for a file in the landing folder, without a worker slot; after nearly six hours the run is a skip |
 | validate | moves each bad file to `quarantine/`, its faults beside it in `<name>.faults.txt` |
-| store | upserts the rows of the good files into `observations` (pool `pg_io`), then moves them to `ingested/` |
+| store | upserts the rows of the good files into `observations` (queue and pool `pg_io`), then moves them to `ingested/` |
 | check_quarantine | fails if a file went into quarantine, so that somebody looks; the good files are stored all the same |
 
 **What a file may be**: a CSV with the published column names, or the raw UCI form; any number of
@@ -77,7 +77,7 @@ def wdbc_ingest() -> None:
 
         return sift_landing(MLSettings.from_env(os.environ).LANDING_DIR).to_dict()
 
-    @task(pool="pg_io", outlets=[OBSERVATIONS])
+    @task(queue="pg_io", pool="pg_io", outlets=[OBSERVATIONS])
     def store(good: list[str]) -> dict[str, int]:
         from ml.load import read_batch
         from ml.schema import ID

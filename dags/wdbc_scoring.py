@@ -58,7 +58,7 @@ ORDER BY observations.observation_id
 def wdbc_scoring() -> None:
     """Wire the one step."""
 
-    @task(pool="pg_io")
+    @task(queue="pg_io", pool="pg_io")
     def score() -> dict[str, Any]:
         from upath import UPath
 

@@ -3,7 +3,7 @@
 wait_for_data → load → preprocess → train (one task per candidate, on `cpu_train`) → evaluate →
 challenge → register → promote, record
 
-| task | does | pool |
+| task | does | queue and pool |
 |---|---|---|
 | wait_for_data | where the stack lands no data by itself (`ML_SYNTHETIC_ROWS=0`), waits for the first file to be ingested, without a worker slot | |
 | load | gathers what to train on: the labelled observations of the warehouse; as long as nothing was ingested, the newest file in the landing folder, where WDBC is put if there is none. A bad file is refused with each fault listed, and the last good data stays current | pg_io |
@@ -85,7 +85,7 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
         soft_fail=True,
     )
 
-    @task(multiple_outputs=True, pool="pg_io")
+    @task(multiple_outputs=True, queue="pg_io", pool="pg_io")
     def load(**context: Any) -> dict[str, Any]:
         from upath import UPath
 
@@ -226,7 +226,7 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
             pointer.promote(manifest["version"], why)
         return pointer.current()
 
-    @task(pool="pg_io")
+    @task(queue="pg_io", pool="pg_io")
     def record(manifest: dict[str, Any], verdict: dict[str, Any], **context: Any) -> None:
         from ml.registry import Manifest, figures_of, summary_of
 

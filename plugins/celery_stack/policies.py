@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pluggy
 
-from celery_stack.queues import Declarations, Pool, Queue, load_declarations
+from celery_stack.queues import Declarations, Queue, load_declarations
 from celery_stack.settings import Settings
 from celery_stack.warehouse.fence import CONNECTION as WAREHOUSE_CONNECTION
 from celery_stack.warehouse.fence import POOL as WAREHOUSE_POOL
@@ -213,15 +213,15 @@ def _pairing_problems(task: Task, declared: Declarations) -> Iterator[str]:
             f"queue {queue.name!r} needs pool {queue.pool!r}, found {pool.name!r}. "
             f"Set pool={queue.pool!r}."
         )
-    elif queue.pool is None and (owners := _queues_of(pool, declared)):
+    elif queue.pool is None and (owners := _queues_of(pool.name, declared)):
         yield (
             f"pool {pool.name!r} belongs to queue {_names(owners)}, found queue {queue.name!r}. "
             f"Set queue={owners[0].name!r}, or another pool."
         )
 
 
-def _queues_of(pool: Pool, declared: Declarations) -> list[Queue]:
-    return [queue for queue in declared.queues.values() if queue.pool == pool.name]
+def _queues_of(pool: str, declared: Declarations) -> list[Queue]:
+    return [queue for queue in declared.queues.values() if queue.pool == pool]
 
 
 def _names(queues: list[Queue]) -> str:
@@ -257,8 +257,14 @@ def _connection_problems(task: Task, declared: Declarations) -> Iterator[str]:
         if name.endswith("conn_id") and WAREHOUSE_CONNECTION in values:
             yield (
                 f"{name} is {WAREHOUSE_CONNECTION!r}, which needs pool {WAREHOUSE_POOL!r}, found "
-                f"{task.pool!r}. Set pool={WAREHOUSE_POOL!r}."
+                f"{task.pool!r}. Set {_arguments_for(WAREHOUSE_POOL, declared)}."
             )
+
+
+def _arguments_for(pool: str, declared: Declarations) -> str:
+    """Give what a task has to set to be in the pool: the queue too, where the pool belongs to one."""
+    owners = _queues_of(pool, declared)
+    return (f"queue={owners[0].name!r} and " if owners else "") + f"pool={pool!r}"
 
 
 def _arguments_of(task: Task) -> dict[str, Any]:

@@ -46,10 +46,10 @@ def _idle(
     slots = _slots(workers)
     if slots > parallelism:
         yield _idle_slots(slots, f"PARALLELISM={parallelism}", slots - parallelism, "PARALLELISM")
-    for queues, pools in _served(declarations):
-        own = _slots(w for w in workers if queues.issuperset(w.queues))
+    for pools in dict.fromkeys(_pools_of(worker, declarations) for worker in workers):
+        own = _slots(w for w in workers if set(_pools_of(w, declarations)).issubset(pools))
         open_to_them = sum(pool.slots for pool in pools)
-        if own > open_to_them:
+        if pools and own > open_to_them:
             limit = " and ".join(f"pool {pool.name}={pool.slots}" for pool in pools)
             yield _idle_slots(own, limit, own - open_to_them, pools[0].variable)
 
@@ -63,25 +63,29 @@ def _waiting(
 ) -> Iterator[Misfit]:
     """Name limits that let more through than the workers can take; the rest waits in Redis."""
     above = [("PARALLELISM", parallelism, _slots(workers))]
-    for queues, pools in _served(declarations):
-        live = _slots(worker for worker in workers if queues.intersection(worker.queues))
-        above += [
-            (f"pool {pool.name}", pool.slots, live) for pool in pools if pool.slots < parallelism
-        ]
+    for pool in declarations.pools.values():
+        if pool.slots < parallelism:
+            live = _slots(w for w in workers if pool in _pools_of(w, declarations))
+            above.append((f"pool {pool.name}", pool.slots, live))
     found = [f"{name} {size} > {live}" for name, size, live in above if size > live > 0]
     if found:
         text = "Limits above the live worker slots, the rest waits in Redis: "
         yield Misfit(text + ", ".join(found) + ".", is_harmless=True)
 
 
-def _served(declarations: Declarations) -> Iterator[tuple[set[str], list[Pool]]]:
-    """Give which queues go with which pools: a queue's own pool, the other pools with the others."""
-    bound = {queue.pool for queue in declarations.queues.values() if queue.pool}
-    for name in sorted(bound):
-        queues = {queue.name for queue in declarations.queues.values() if queue.pool == name}
-        yield queues, [declarations.pools[name]]
-    free = {queue.name for queue in declarations.queues.values() if queue.pool is None}
-    yield free, [pool for pool in declarations.pools.values() if pool.name not in bound]
+def _pools_of(worker: LiveWorker, declarations: Declarations) -> tuple[Pool, ...]:
+    """Give the pools whose tasks the worker may get: those of its queues.
+
+    A queue that names no pool has the tasks of every pool that belongs to no queue.
+    """
+    queues = declarations.queues
+    named = {queues[name].pool for name in worker.queues if name in queues}
+    bound = {queue.pool for queue in queues.values()}
+    return tuple(
+        pool
+        for pool in declarations.pools.values()
+        if pool.name in named or (None in named and pool.name not in bound)
+    )
 
 
 def _slots(workers: Iterable[LiveWorker]) -> int:

@@ -6,7 +6,8 @@ Starts a stack of its own with the stock settings, one worker of each kind, and 
 metadata: for a task of `default`, from the trigger of its run to its end; for four writers of
 `pg_io`, from queued to ended, which is how long each holds its slot. Each is measured on the idle
 stack first, then under the load: training tasks at full CPU, ten times the slots of their pool; or
-one-second tasks of `default`, twice as many as PARALLELISM lets out.
+one-second tasks of `default`, twice as many as PARALLELISM lets out. How long these hold their own
+slots, which is what writers would in the same queue, comes last.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ WHERE dag_id = 'errand' AND run_id = %s
 """
 HELD = """
 SELECT extract(epoch FROM end_date - queued_dttm)::float AS seconds
-FROM task_instance WHERE dag_id = 'writers' AND run_id = %s
+FROM task_instance WHERE dag_id = %s AND run_id = %s
 """
 WAITING = """
 SELECT count(*) FROM task_instance
@@ -40,11 +41,13 @@ def main(samples: int) -> None:
     """Measure, and print each time with its ratio to the idle stack's."""
     with running_stack(REPO / ".stack-bench", "worker=1") as stack:
         errand(stack)  # the first run of anything is slower
-        idle, held = errands(stack, samples), hold_times(stack)
+        idle, held = errands(stack, samples), writers(stack)
         show(f"task of default, idle stack ({samples} runs)", idle, idle)
         show("task of default, training backlog", beside_training(stack, samples), idle)
         show("slot of pg_io held, idle stack (4 writers)", held, held)
-        show("slot of pg_io held, jammed default", beside_jam(stack), held)
+        beside, jam = beside_jam(stack)
+        show("slot of pg_io held, jammed default", beside, held)
+        show("slot held by a task of the jam itself", jam, held)
 
 
 def errands(stack: RunningStack, samples: int) -> list[float]:
@@ -56,9 +59,13 @@ def errand(stack: RunningStack) -> float:
     return float(stack.metadata(ERRAND, stack.run("errand"))[0].seconds)
 
 
-def hold_times(stack: RunningStack) -> list[float]:
-    """Give how many seconds each writer held its slot."""
-    return [row.seconds for row in stack.metadata(HELD, stack.run("writers"))]
+def writers(stack: RunningStack) -> list[float]:
+    return hold_times(stack, "writers", stack.run("writers"))
+
+
+def hold_times(stack: RunningStack, dag_id: str, run_id: str) -> list[float]:
+    """Give how many seconds each task of a run held its slot."""
+    return [row.seconds for row in stack.metadata(HELD, dag_id, run_id)]
 
 
 def beside_training(stack: RunningStack, samples: int) -> list[float]:
@@ -73,14 +80,14 @@ def beside_training(stack: RunningStack, samples: int) -> list[float]:
         stack.wait_for_end("training_backlog", backlog)
 
 
-def beside_jam(stack: RunningStack) -> list[float]:
+def beside_jam(stack: RunningStack) -> tuple[list[float], list[float]]:
+    """Give how long writers held their slots, and how long the tasks of the jam did."""
     most = Settings.from_env(stack.env).PARALLELISM
     load = {"tasks": 2 * most, "seconds": 1}
     jam = begin(stack, "jam", load, pool="default_pool", waiting=most * 3 // 4)
-    try:
-        return hold_times(stack)
-    finally:
-        stack.wait_for_end("jam", jam)
+    beside = writers(stack)
+    stack.wait_for_end("jam", jam)
+    return beside, hold_times(stack, "jam", jam)
 
 
 def begin(

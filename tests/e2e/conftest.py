@@ -102,14 +102,14 @@ class ComposeStack:
         wait_for(self.unhealthy, lambda states: not states, deadline_s=HEALTHY_DEADLINE_S)
 
     def wait_until_consumed(self, workers: int) -> None:
-        """Wait until `workers` processes consume `default`, and nobody is dumb."""
+        """Wait until `workers` processes consume `default` and `pg_io`, and nobody is dumb."""
 
         def consumers() -> str:
             return self.run("docker", "compose", "run", "--rm", "-T", "client", "status").stdout
 
         wait_for(
             consumers,
-            lambda table: table.count(" default ") == workers and "nothing" not in table,
+            lambda table: table.count(" default, pg_io ") == workers and "nothing" not in table,
             deadline_s=120,
         )
 

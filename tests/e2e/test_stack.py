@@ -146,8 +146,8 @@ def test_workers_consume_again_after_redis_restarted(four_workers: ComposeStack)
     assert four_workers.wait_for_end(run_id) == "success"
 
 
-def test_worker_that_consumes_nothing_replaces_itself(stack: ComposeStack):
-    """Told to consume nothing it still answers; its guard ends it, and Docker starts it again."""
+def test_worker_that_consumes_too_little_replaces_itself(stack: ComposeStack):
+    """Told to leave a queue it still answers; its guard ends it, and Docker starts it again."""
     assert stack.up(workers=1, WORKER_CHECK_S="2").returncode == 0
     stack.wait_until_healthy()
     worker = stack.running("worker")[0]
@@ -167,7 +167,7 @@ def test_worker_that_consumes_nothing_replaces_itself(stack: ComposeStack):
         deadline_s=60,
     )
     stack.wait_until_consumed(workers=1)
-    assert "to consume default, found nothing" in stack.compose("logs", "worker")
+    assert "to consume default, pg_io, found pg_io" in stack.compose("logs", "worker")
 
 
 def test_prometheus_reaches_everything_it_scrapes(stack: ComposeStack):

@@ -12,15 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
+from celery_stack.live_workers import connect
+from celery_stack.why import Reason, explain
 from compose.client import AirflowClient, TaskState
 from compose.home import REPO, StackHome
+from compose.programs import COMMAND_LINE
 from compose.secret_files import read_secret
 from compose.status import consumed_queues
 from compose.supervise import Supervisor
@@ -29,6 +36,8 @@ from tests.waiting import wait_for
 RUN_DEADLINE_S = 240
 PARALLELISM = 12
 """Above the slots of the workers (two of 4, one of 2), and few enough to be reached in a test."""
+WORKER_SLOTS = 8
+"""Those of the two workers that consume `default` and `pg_io`."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,26 @@ class RunningStack:
     def tasks(self, dag_id: str, run_id: str) -> dict[str, TaskState]:
         return {task.label: task for task in self.client.tasks(dag_id, run_id)}
 
+    @property
+    def metadata_url(self) -> str:
+        return read_secret(self.home.secrets / "control/sql_alchemy_conn")
+
+    @property
+    def broker_url(self) -> str:
+        return read_secret(self.home.secrets / "control/broker_url")
+
     def metadata(self, query: str, *values: Any) -> list[Any]:
         """Ask the metadata database; give rows whose columns are attributes."""
-        url = read_secret(self.home.secrets / "control/sql_alchemy_conn")
-        address = make_url(url).set(drivername="postgresql")
+        address = make_url(self.metadata_url).set(drivername="postgresql")
         return _rows(address.render_as_string(hide_password=False), query, values)
+
+    def why(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Reason:
+        """Ask why a task is not running as `make why` does, in the stack's environment."""
+        environment = json.loads(self.home.programs_file.read_text())[COMMAND_LINE]["env"]
+        engine = create_engine(self.metadata_url, poolclass=NullPool)
+        with patch.dict(os.environ, environment), Session(engine) as session:
+            broker = connect(self.broker_url)
+            return explain(dag_id, run_id, task_id, map_index, session=session, broker=broker)
 
     def warehouse(self, query: str, *values: Any) -> list[Any]:
         """Ask the warehouse, as the role that writes to it; give rows like `metadata`."""
@@ -140,7 +164,7 @@ def running_stack(
     started = stack_command(env, "up", "--scale", *scale, checkout=checkout)
     try:
         assert started.returncode == 0, started.stdout + started.stderr
-        stack = _connect(home, env)
+        stack = connect_to(home, env)
         stack.client.wait_for_dag("queue_canary", deadline_s=90)
         stack.set_paused("queue_canary", True)  # its tasks would take places that tests count
         yield stack
@@ -150,7 +174,8 @@ def running_stack(
     assert living(home) == []
 
 
-def _connect(home: StackHome, env: dict[str, str]) -> RunningStack:
+def connect_to(home: StackHome, env: dict[str, str]) -> RunningStack:
+    """Give the stack that runs in `home`, once all of its workers consume."""
     url = started_url(home)
     client = AirflowClient(url, user="admin", password=read_secret(home.secrets / "admin/password"))
     workers = sum(one["name"].startswith("worker") for one in Supervisor(home).processes())

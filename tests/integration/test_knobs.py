@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import PARALLELISM, RunningStack
+from tests.integration.conftest import RunningStack
+from tests.integration.places import most_at_once, place
 
 pytestmark = pytest.mark.integration
 INSTANCES = """
-SELECT run_id, task_id, pool_slots, queued_dttm, start_date, end_date, state
-FROM task_instance WHERE dag_id = %s ORDER BY start_date
+SELECT run_id, task_id, pool_slots, queued_dttm, end_date FROM task_instance WHERE dag_id = %s
 """
 RUNS = "SELECT start_date, end_date FROM dag_run WHERE dag_id = %s"
 
@@ -52,35 +50,5 @@ def test_pool_slots_make_a_task_count_more_than_once(instances: list[Any]):
     assert most_at_once(map(place, heavy)) == 2
 
 
-def test_parallelism_bounds_everything(stack: RunningStack):
-    """Sixteen tasks that no other limit holds back: PARALLELISM of them are queued or running."""
-    stack.run("crowd")
-    crowd = stack.metadata(INSTANCES, "crowd")
-    assert [one.state for one in crowd] == ["success"] * 16
-    assert most_at_once(map(place, crowd)) == PARALLELISM
-
-
-def test_priority_weight_orders_what_waits_for_a_place(stack: RunningStack):
-    """One at a time, the heaviest first, in whatever order the file names them."""
-    stack.run("priorities")
-    order = [one.task_id for one in stack.metadata(INSTANCES, "priorities")]
-    assert order == ["weight_100", "weight_10", "weight_1"]
-
-
-def place(instance: Any) -> tuple[datetime, datetime]:
-    """Give the time during which the instance counted: queued or running."""
-    return instance.queued_dttm, instance.end_date
-
-
 def of(instances: list[Any], **columns: str) -> list[Any]:
     return [one for one in instances if columns.items() <= one._asdict().items()]
-
-
-def most_at_once(spans: Iterable[tuple[datetime, datetime]]) -> int:
-    """Give the largest number of spans that overlap at any time."""
-    changes = sorted(change for begin, end in spans for change in ((end, -1), (begin, 1)))
-    now = most = 0
-    for _, change in changes:
-        now += change
-        most = max(most, now)
-    return most

@@ -12,25 +12,44 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from celery_stack.queues import DECLARATION_FILE
 from compose.home import REPO, StackHome
+from compose.status import consumed_queues
 from compose.supervise import Supervisor
-from tests.integration.conftest import RunningStack, living, stack_command, stack_environment
+from tests.integration.conftest import (
+    RunningStack,
+    connect_to,
+    living,
+    stack_command,
+    stack_environment,
+)
+from tests.readme import code_block
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
+CANARY = "queue_canary"
+
+
+@contextmanager
+def empty_home(name: str) -> Iterator[StackHome]:
+    """Give an empty home for a stack beside the running one, and clear it away."""
+    home = StackHome(REPO / ".stack-test" / name)
+    try:
+        yield home
+    finally:
+        Supervisor(home).stop(patience_s=10)
+        shutil.rmtree(home.root, ignore_errors=True)
 
 
 @pytest.fixture
 def second_home(stack: RunningStack) -> Iterator[StackHome]:
-    """Give an empty home for a stack beside the running one, and clear it away."""
-    home = StackHome(REPO / ".stack-test" / "second home")  # a path with a space
-    yield home
-    Supervisor(home).stop(patience_s=10)
-    shutil.rmtree(home.root, ignore_errors=True)
+    with empty_home("another home") as home:
+        yield home
 
 
 def test_demo_interrupted_while_it_starts_leaves_no_process(second_home: StackHome):
@@ -39,19 +58,40 @@ def test_demo_interrupted_while_it_starts_leaves_no_process(second_home: StackHo
     assert living(second_home) == []
 
 
+@pytest.fixture(scope="module")
+def second_stack(
+    stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningStack]:
+    """Start a stack beside the running one, with the README's queue of one's own."""
+    with empty_home("second home") as home:  # a path with a space
+        file = tmp_path_factory.mktemp("queues") / "queues.toml"
+        file.write_text(f"{DECLARATION_FILE.read_text()}\n{code_block('toml', 'high_io')}")
+        env = stack_environment(home.root, QUEUES_FILE=str(file))
+        started = stack_command(env, "up", "--scale", "worker-high-io=2")
+        assert started.returncode == 0, started.stdout
+        yield connect_to(home, env)
+
+
+def test_queue_of_ones_own_has_workers_and_runs_tasks(second_stack: RunningStack):
+    """The README's `high_io`: two workers consume it, and the canary's task on it is done by one."""
+    queues = consumed_queues(second_stack.home)
+    assert queues["worker-high-io-1"] == queues["worker-high-io-2"] == ["high_io"]
+    task = second_stack.tasks(CANARY, second_stack.run(CANARY))["high_io"]
+    assert (task.queue, task.state) == ("high_io", "success")
+    assert task.worker.startswith("worker-high-io-")
+
+
 def test_killed_supervisor_takes_its_programs_along_and_the_next_start_works(
-    stack: RunningStack, second_home: StackHome
+    stack: RunningStack, second_stack: RunningStack
 ):
     """After a kill -9 of the supervisor a demo starts again; Ctrl-C while it trains ends all of it."""
-    env = stack_environment(second_home.root)
-    first = stack_command(env, "up")
-    assert first.returncode == 0, first.stdout
-    assert not set(ports(second_home)) & set(ports(stack.home)), "two stacks share a port"
-    supervisor = json.loads((second_home.run / "session.json").read_text())["pid"]
+    home = second_stack.home
+    assert not set(ports(home)) & set(ports(stack.home)), "two stacks share a port"
+    supervisor = json.loads((home.run / "session.json").read_text())["pid"]
     os.kill(supervisor, signal.SIGKILL)
-    wait_for(lambda: living(second_home), lambda found: found == [], deadline_s=60)
-    interrupt_demo(env, "  load: running")
-    assert living(second_home) == []
+    wait_for(lambda: living(home), lambda found: found == [], deadline_s=60)
+    interrupt_demo(second_stack.env, "  load: running")
+    assert living(home) == []
 
 
 def interrupt_demo(env: dict[str, str], moment: str) -> None:

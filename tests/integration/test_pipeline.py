@@ -4,17 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import psycopg
 import pytest
+from upath import UPath
 
+from ml.champion import ChampionPointer
+from ml.load import reference_table
+from ml.preprocess import features_of, labels_of, split_dataset
+from ml.registry import Registry
 from tests.integration.conftest import RunningStack
+from tests.integration.models import register, train_quickly
 
 pytestmark = pytest.mark.integration
 DAG = "wdbc_training"
+
+
+@dataclass(frozen=True)
+class SecondRun:
+    """A training on the same data, against a champion that cannot be beaten; what it printed."""
+
+    run_id: str
+    output: str
+    champion: str
+
+
+@pytest.fixture(scope="module")
+def second_run(stack: RunningStack, run_id: str) -> Iterator[SecondRun]:
+    """Train again while a model is champion that has learnt the held-out rows by heart."""
+    store = UPath(stack.home.artifacts)
+    first = stack.client.result(DAG, run_id, "register")
+    test = split_dataset(reference_table(), test_fraction=0.2, seed=42).test
+    by_heart = train_quickly("gradient_boosting", test, test, store)
+    champion = register(by_heart, test, store, run_id="by heart", data_sha256=first["data_sha256"])
+    pointer = ChampionPointer(store)
+    pointer.promote(champion, "for the tests")
+    try:
+        output = stack.command("train").stdout
+        [second] = re.findall(f"^Run (.+) of {DAG}$", output, re.MULTILINE)
+        yield SecondRun(second, output, champion)
+    finally:
+        pointer.rollback()
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +69,10 @@ def run_id(stack: RunningStack) -> Iterator[str]:
 
 def test_training_ran_on_cpu_train_and_nothing_else_did(stack: RunningStack, run_id: str):
     """Each task ran on a worker of the queue that its DAG names."""
+    queues = {"train": "cpu_train", "load": "pg_io", "record": "pg_io"}
     for label, task in stack.tasks(DAG, run_id).items():
-        trains = label.startswith("train")
-        assert task.queue == ("cpu_train" if trains else "default"), label
-        assert task.worker.startswith("worker-cpu-train-") == trains, (label, task.worker)
+        assert task.queue == queues.get(task.task_id, "default"), label
+        assert task.worker.startswith("worker-cpu-train-") == (task.task_id == "train"), label
 
 
 def test_every_candidate_was_a_task_of_its_own(stack: RunningStack, run_id: str):
@@ -72,30 +108,50 @@ def test_registered_model_has_a_report_a_place_in_the_line_and_its_figures_in_th
 
 def test_registered_model_can_be_loaded_and_predicts(stack: RunningStack, run_id: str):
     """What the registry hands out passes its checksum and works on the published table."""
-    from upath import UPath
-
-    from ml.load import reference_table
-    from ml.preprocess import features_of, labels_of
-    from ml.registry import Registry
-
     registered = stack.client.result(DAG, run_id, "register")
     model = Registry(UPath(stack.home.artifacts)).load_model(registered["version"])
     table = reference_table()
     assert (model.predict(features_of(table)) == labels_of(table)).mean() > 0.95
 
 
+@pytest.fixture(scope="module")
+def first_files(stack: RunningStack, run_id: str) -> dict[str, str]:
+    """Give the checksum of each file of the first version, before there is a second."""
+    return _checksums(_folder(stack, run_id))
+
+
 def test_second_run_gives_the_same_model_and_leaves_the_first_untouched(
-    stack: RunningStack, run_id: str
+    stack: RunningStack, run_id: str, first_files: dict[str, str], second_run: SecondRun
 ):
     """Same data, same seed: a new version of the same model; the old folder keeps every byte."""
     first = stack.client.result(DAG, run_id, "register")
-    folder = stack.home.artifacts / "models" / first["version"]
-    before = _checksums(folder)
-    second = stack.client.result(DAG, stack.run(DAG), "register")
+    second = stack.client.result(DAG, second_run.run_id, "register")
     assert second["files"]["model.joblib"] == first["files"]["model.joblib"]
     assert second["metrics"] == first["metrics"]
     assert second["version"] != first["version"]
-    assert _checksums(folder) == before
+    assert _checksums(_folder(stack, run_id)) == first_files
+
+
+def test_a_worse_challenger_leaves_the_champion_and_the_run_says_why(
+    stack: RunningStack, second_run: SecondRun
+):
+    """Registered and not promoted: its verdict, its report, the warehouse and `make train` say so."""
+    champion = second_run.champion
+    verdict = stack.client.result(DAG, second_run.run_id, "challenge")
+    assert (verdict["champion"], verdict["takes_over"]) == (champion, False)
+    [why] = [line for line in verdict["objections"] if line.startswith("accuracy is worse than")]
+    assert stack.client.result(DAG, second_run.run_id, "promote") == champion
+    assert ChampionPointer(UPath(stack.home.artifacts)).current() == champion
+    assert f"It does not become the champion, {champion} stays:\n" in second_run.output
+    assert f"  {why}\n" in second_run.output
+    report = (_folder(stack, second_run.run_id) / "report.html").read_text()
+    assert "It does not take over" in report
+    assert f"<li>{escape(why)}</li>" in report
+    [row] = stack.warehouse(
+        "SELECT details->'objections' AS objections FROM model_runs WHERE run_id = %s",
+        second_run.run_id,
+    )
+    assert row.objections == verdict["objections"]
 
 
 def test_bad_table_is_refused_with_its_faults_and_the_last_good_data_stays(
@@ -132,6 +188,12 @@ def test_one_task_can_be_tried_from_the_command_line(stack: RunningStack, run_id
     finally:
         stack.set_paused(DAG, False)
     assert tried.returncode == 0, tried.stdout[-2000:] + tried.stderr[-2000:]
+
+
+def _folder(stack: RunningStack, run_id: str) -> Path:
+    """Give the folder of the version that a run has registered."""
+    version = stack.client.result(DAG, run_id, "register")["version"]
+    return stack.home.artifacts / "models" / version
 
 
 def _versions(stack: RunningStack) -> list[str]:

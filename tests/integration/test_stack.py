@@ -12,6 +12,7 @@ import pytest
 
 from celery_stack.queues import load_declarations
 from celery_stack.warehouse.role import connection_limit
+from celery_stack.why import Code
 from compose.secret_files import read_secret
 from compose.status import consumed_queues
 from compose.supervise import Supervisor
@@ -23,20 +24,24 @@ pytestmark = pytest.mark.integration
 Seen = TypeVar("Seen")
 
 
-def test_dataframes_travel_through_xcom_unchanged(stack: RunningStack):
+@pytest.fixture(scope="module")
+def frames(stack: RunningStack) -> str:
+    """Pass frames from task to task, once for this module; give the run."""
+    return stack.run("frames")
+
+
+def test_dataframes_travel_through_xcom_unchanged(stack: RunningStack, frames: str):
     """Values and types survive, below the threshold and above it."""
-    run_id = stack.run("frames")
-    small = stack.client.result("frames", run_id, "measure_10")
-    large = stack.client.result("frames", run_id, "measure_20000")
+    small = stack.client.result("frames", frames, "measure_10")
+    large = stack.client.result("frames", frames, "measure_20000")
     assert (small["rows"], large["rows"]) == (10, 20_000)
     assert small["types"] == large["types"]
     assert large["sum"] == _expected_sum(20_000)
 
 
-def test_large_dataframe_stays_out_of_postgres(stack: RunningStack):
+def test_large_dataframe_stays_out_of_postgres(stack: RunningStack, frames: str):
     """Above the threshold the artifact store has the frame."""
-    run_id = stack.run("frames")
-    stored = [p for p in (stack.home.artifacts / "xcom").rglob("*") if run_id in str(p)]
+    stored = [p for p in (stack.home.artifacts / "xcom").rglob("*") if frames in str(p)]
     assert any("make_20000" in str(path) for path in stored), stored
     assert not any("make_10/" in str(path) for path in stored), stored
 
@@ -57,8 +62,8 @@ def test_refused_dag_is_named_with_its_remedy_while_others_load(stack: RunningSt
 def test_every_worker_consumes_its_queues(stack: RunningStack):
     """Asked over Redis, each worker names the queues of its pool."""
     assert consumed_queues(stack.home) == {
-        "worker-1": ["default"],
-        "worker-2": ["default"],
+        "worker-1": ["default", "pg_io"],
+        "worker-2": ["default", "pg_io"],
         "worker-cpu-train-1": ["cpu_train"],
     }
 
@@ -118,7 +123,7 @@ def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
     )
     wait_for(
         lambda: consumed_queues(stack.home),
-        lambda queues: queues.get("worker-2") == ["default"],
+        lambda queues: queues.get("worker-2") == ["default", "pg_io"],
         deadline_s=60,
     )
 
@@ -139,8 +144,28 @@ def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack)
         deadline_s=60,
     )
     wait_for(lambda: stack.command("status").returncode, lambda code: code == 0, deadline_s=60)
-    run_id = stack.run("frames")
-    assert stack.client.run_state("frames", run_id) == "success"
+    run_id = stack.run("errand")
+    assert stack.client.run_state("errand", run_id) == "success"
+
+
+def test_why_says_that_no_scheduler_runs(stack: RunningStack):
+    """Stopped, it is the answer, once one that was killed before counts as gone, too.
+
+    Started again, it lets the task run.
+    """
+    supervisor = Supervisor(stack.home)._rpc.supervisor
+    supervisor.stopProcess("control:scheduler")
+    try:
+        run_id = stack.client.trigger("errand")
+        reason = wait_for(
+            lambda: stack.why("errand", run_id, "run"),
+            lambda found: found.code == Code.NO_SCHEDULER,
+            deadline_s=60,
+        )
+    finally:
+        supervisor.startProcess("control:scheduler", False)
+    assert reason.text.endswith(": look at make status and its log.")
+    assert stack.wait_for_end("errand", run_id) == "success"
 
 
 def _is_no_worker(program: dict[str, Any]) -> bool:

@@ -14,16 +14,12 @@ from functools import partial
 from socket import gethostname
 
 import pytest
-from airflow.models.taskinstance import TaskInstance
 from celery import Celery
 from redis import Redis
-from sqlalchemy import create_engine, select
-from sqlalchemy.orm import Session
 
 from celery_stack.live_workers import connect
-from celery_stack.why import Code, Reason, UnknownTaskError, explain
+from celery_stack.why import Code, Reason, UnknownTaskError
 from compose.client import StackError
-from compose.secret_files import read_secret
 from tests.integration.conftest import RunningStack
 from tests.waiting import wait_for
 
@@ -31,21 +27,20 @@ pytestmark = pytest.mark.integration
 
 QUEUE, NODE = "cpu_train", f"worker-cpu-train-1@{gethostname()}"
 DAGS = ("held", "held_training", "held_paused")
+MESSAGE = "SELECT external_executor_id FROM task_instance WHERE run_id = %s AND map_index = %s"
 
 
 @dataclass(frozen=True)
 class Held:
     """Runs whose tasks are held, by DAG, and what it takes to ask why."""
 
+    stack: RunningStack
     runs: dict[str, str]
-    session: Session
     broker: Celery
     redis: Redis
 
     def ask(self, dag_id: str, task_id: str, map_index: int = -1, run_id: str = "") -> Reason:
-        self.session.rollback()  # a new look
-        run_id = run_id or self.runs[dag_id]
-        return explain(dag_id, run_id, task_id, map_index, session=self.session, broker=self.broker)
+        return self.stack.why(dag_id, run_id or self.runs[dag_id], task_id, map_index)
 
     def wait_for(
         self, code: Code, dag_id: str, task_id: str, map_index: int = -1, run_id: str = ""
@@ -56,10 +51,10 @@ class Held:
             deadline_s=90,
         )
 
-    def running_hold(self) -> int:
-        """Wait until one of the two instances of `hold` runs; give its index."""
+    def running(self, task_id: str = "hold") -> int:
+        """Wait until one of the two instances of a task runs; give its index."""
         codes = wait_for(
-            lambda: [self.ask("held", "hold", index).code for index in (0, 1)],
+            lambda: [self.ask("held", task_id, index).code for index in (0, 1)],
             lambda codes: Code.RUNNING in codes,
             deadline_s=90,
         )
@@ -70,9 +65,7 @@ class Held:
 def held(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
     """Start everything that is held; at the end open the gate, and leave nothing queued."""
     gate = tmp_path_factory.mktemp("held") / "gate"
-    engine = create_engine(read_secret(stack.home.secrets / "control/sql_alchemy_conn"))
-    broker_url = read_secret(stack.home.secrets / "control/broker_url")
-    broker, redis = connect(broker_url), Redis.from_url(broker_url)
+    broker, redis = connect(stack.broker_url), Redis.from_url(stack.broker_url)
     runs: dict[str, str] = {}
     for dag_id in DAGS:
         wait_for(partial(stack.client.find_dag, dag_id), bool, deadline_s=90)
@@ -81,14 +74,12 @@ def held(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for dag_id in DAGS:
             runs[dag_id] = stack.client.trigger(dag_id, {"gate": str(gate)})
         runs["second held_training"] = stack.client.trigger("held_training", {"gate": str(gate)})
-        with Session(engine) as session:
-            yield Held(runs, session, broker, redis)
+        yield Held(stack, runs, broker, redis)
     finally:
         end_runs(stack, runs)
         gate.touch()
         consume(broker, True)
         wait_for(lambda: messages_left(redis), lambda left: left == 0, deadline_s=120)
-        engine.dispose()
 
 
 def test_paused_dag(held: Held):
@@ -99,13 +90,13 @@ def test_paused_dag(held: Held):
 
 def test_running_task(held: Held):
     """Where, and since when."""
-    running = held.running_hold()
+    running = held.running()
     assert "It is running: on worker-" in held.ask("held", "hold", running).text
 
 
 def test_upstream(held: Held):
     """The upstream instances that are not done are named with their states."""
-    running = held.running_hold()
+    running = held.running()
     reason = held.wait_for(Code.UPSTREAM, "held", "after")
     states = dict(names_and_states(reason))
     assert states.keys() == {"hold[0]", "hold[1]"}
@@ -114,7 +105,7 @@ def test_upstream(held: Held):
 
 def test_full_pool(held: Held):
     """Who holds its slots is named."""
-    running = held.running_hold()
+    running = held.running()
     reason = held.wait_for(Code.POOL_FULL, "held", "want_pool")
     assert "Pool pg_io is full, 2 of 4 slots are taken, it needs 3" in reason.text
     assert "PG_IO_SLOTS" in reason.text
@@ -122,11 +113,12 @@ def test_full_pool(held: Held):
 
 
 def test_limit_of_the_task(held: Held):
-    """One at a time in a run: the other instance is named."""
-    running = held.running_hold()
-    reason = held.wait_for(Code.TASK_LIMIT, "held", "hold", 1 - running)
-    assert "max_active_tis_per_dagrun=1" in reason.text
-    assert names_and_states(reason) == [(f"hold[{running}]", "running")]
+    """One at a time, in a run or in all of them: the other instance is named."""
+    for task_id, limit in (("hold", "per_dagrun"), ("alone", "per_dag")):
+        running = held.running(task_id)
+        reason = held.wait_for(Code.TASK_LIMIT, "held", task_id, 1 - running)
+        assert f"max_active_tis_{limit}=1:" in reason.text
+        assert names_and_states(reason) == [(f"{task_id}[{running}]", "running")]
 
 
 def test_backoff(held: Held):
@@ -178,7 +170,7 @@ def test_what_redis_and_the_workers_say(held: Held, stack: RunningStack):
 
 def test_make_why_prints_the_answer(held: Held, stack: RunningStack):
     """Name, sentence, holders; the run is the latest one where none is named."""
-    running = held.running_hold()
+    running = held.running()
     held.wait_for(Code.TASK_LIMIT, "held", "hold", 1 - running)
     told = stack.command("why", "held", f"hold[{1 - running}]")
     run = f"held {held.runs['held']} hold"
@@ -190,7 +182,9 @@ def test_make_why_prints_the_answer(held: Held, stack: RunningStack):
 
 def test_what_does_not_exist_is_answered_with_what_does(held: Held):
     """Tasks of the run, instances of a mapped task."""
-    with pytest.raises(UnknownTaskError, match=r"after, defer, fail, hold, want_pool; got 'runn'"):
+    with pytest.raises(
+        UnknownTaskError, match=r"after, alone, defer, fail, hold, want_pool; got 'runn'"
+    ):
         held.ask("held", "runn")
     with pytest.raises(UnknownTaskError, match=r"hold\[0\] to hold\[1\]"):
         held.ask("held", "hold")
@@ -218,11 +212,9 @@ def consume(broker: Celery, wanted: bool) -> None:
 
 def take_message(held: Held, index: int) -> bytes:
     """Take the message of a training task out of its queue."""
-    query = select(TaskInstance.external_executor_id).where(
-        TaskInstance.run_id == held.runs["held_training"], TaskInstance.map_index == index
-    )
-    message_id = held.session.scalars(query).one()
-    [message] = [raw for raw in held.redis.lrange(QUEUE, 0, -1) if message_id.encode() in raw]
+    [row] = held.stack.metadata(MESSAGE, held.runs["held_training"], index)
+    message_id = row.external_executor_id.encode()
+    [message] = [raw for raw in held.redis.lrange(QUEUE, 0, -1) if message_id in raw]
     assert held.redis.lrem(QUEUE, 1, message) == 1
     return message
 
@@ -254,4 +246,5 @@ def end_run(stack: RunningStack, dag_id: str, run_id: str) -> bool:
 
 
 def messages_left(redis: Redis) -> int:
-    return redis.llen("default") + redis.llen(QUEUE) + redis.hlen("unacked")
+    queues = ("default", "pg_io", QUEUE)
+    return sum(redis.llen(queue) for queue in queues) + redis.hlen("unacked")

@@ -53,7 +53,7 @@ def declared(queues_file: Path) -> Declarations:
 
 def test_declaration_brings_queue_worker_pool_and_variables(declared: Declarations) -> None:
     """The stock ones stay as they are."""
-    assert set(declared.queues) == {"default", "cpu_train", "high_io"}
+    assert set(declared.queues) == {"default", "pg_io", "cpu_train", "high_io"}
     assert declared.queues["high_io"] == Queue(
         "high_io", "Downloads and uploads: many at once, hardly any CPU.", NAME
     )

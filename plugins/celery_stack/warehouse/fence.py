@@ -90,7 +90,7 @@ def writer_of(context: Mapping[str, Any]) -> Writer:
     if pool != POOL:
         raise PoolError(
             f"DAG {writer.dag_id}, task {writer.task_id}: the warehouse is reached in pool "
-            f"{POOL!r}, found {pool!r}. Set pool={POOL!r}."
+            f"{POOL!r}, found {pool!r}. Set pool={POOL!r} and its queue."
         )
     return writer
 

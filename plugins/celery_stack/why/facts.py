@@ -93,7 +93,7 @@ class Facts:
         pool_variable: the setting with the slots of the pool.
         per_dag, per_run: the task's own limits, None if it has none.
         parallelism: over all schedulers that are alive.
-        scheduler_seen_at: the latest heartbeat of a scheduler.
+        scheduler_seen_at: the latest heartbeat of a scheduler that was not stopped; None without one.
         scheduler_patience_s: silence after which a scheduler counts as dead.
         worker_pool: who is declared to serve the queue.
     """

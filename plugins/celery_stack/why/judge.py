@@ -227,13 +227,12 @@ def _reached(limit: Limit | None, code: Code, text: str, remedy: str) -> Reason 
 
 
 def _scheduler(facts: Facts) -> Reason:
-    seen = facts.scheduler_seen_at
-    if seen is None or facts.now - seen > timedelta(seconds=facts.scheduler_patience_s):
-        since = "ever" if seen is None else f"for {_ago(facts.now, seen)}"
-        return Reason(
-            Code.NO_SCHEDULER,
-            f"No scheduler has given a heartbeat {since}: look at make status and its log.",
-        )
+    seen, remedy = facts.scheduler_seen_at, "look at make status and its log"
+    if seen is None:
+        return Reason(Code.NO_SCHEDULER, f"No scheduler is running: {remedy}.")
+    if facts.now - seen > timedelta(seconds=facts.scheduler_patience_s):
+        silence = f"No scheduler has given a heartbeat for {_ago(facts.now, seen)}"
+        return Reason(Code.NO_SCHEDULER, f"{silence}: {remedy}.")
     return Reason(
         Code.NOT_LOOKED_AT,
         "Nothing holds it, the scheduler has yet to look at it: ask again in a few seconds.",

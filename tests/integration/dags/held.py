@@ -20,7 +20,13 @@ def wait_for_gate():
 
 @dag(**STOCK, doc_md=__doc__)
 def held():
-    @task(pool="pg_io", pool_slots=2, max_active_tis_per_dagrun=1, retry_delay=timedelta(seconds=1))
+    @task(
+        queue="pg_io",
+        pool="pg_io",
+        pool_slots=2,
+        max_active_tis_per_dagrun=1,
+        retry_delay=timedelta(seconds=1),
+    )
     def hold(_number):
         wait_for_gate()
 
@@ -28,9 +34,13 @@ def held():
     def after():
         pass
 
-    @task(pool="pg_io", pool_slots=3, priority_weight=-1)
+    @task(queue="pg_io", pool="pg_io", pool_slots=3, priority_weight=-1)
     def want_pool():
         pass
+
+    @task(max_active_tis_per_dag=1)
+    def alone(_number):
+        wait_for_gate()
 
     @task(retries=3, retry_delay=timedelta(minutes=5))
     def fail():
@@ -38,6 +48,7 @@ def held():
 
     hold.expand(_number=[0, 1]) >> after()
     want_pool()
+    alone.expand(_number=[0, 1])
     fail()
     DateTimeSensorAsync(task_id="defer", target_time=datetime(2100, 1, 1, tzinfo=UTC))
 

@@ -40,7 +40,7 @@ def training_backlog():
     train.expand(number=plan())
 
 
-@dag(max_active_tasks=100, params={"tasks": 24, "seconds": 1}, doc_md=__doc__, **STYLE)
+@dag(max_active_tasks=100, params={"tasks": 24, "seconds": 1, "gates": ""}, doc_md=__doc__, **STYLE)
 def jam():
     @task
     def plan(params=None):
@@ -48,23 +48,44 @@ def jam():
 
     @task
     def work(number: int, params=None):
+        """Hold the slot for some seconds, or until the folder `gates` has a file of this number."""
+        from pathlib import Path
         from time import sleep
 
-        sleep(params["seconds"])
+        if not params["gates"]:
+            sleep(params["seconds"])
+        while params["gates"] and not Path(params["gates"], str(number)).exists():
+            sleep(0.1)
 
     work.expand(number=plan())
 
 
 @dag(doc_md=__doc__, **STYLE)
 def writers():
-    @task(pool="pg_io")
+    @task(queue="pg_io", pool="pg_io")
     def write(number: int):
         pass
 
     write.expand(number=[1, 2, 3, 4])
 
 
+# Heavier than a jam, and published after it.
+@dag(doc_md=__doc__, **STYLE)
+def urgent():
+    @task(queue="pg_io", pool="pg_io", priority_weight=100)
+    def write():
+        pass
+
+    @task(priority_weight=100)
+    def run():
+        pass
+
+    write()
+    run()
+
+
 errand()
 training_backlog()
 jam()
 writers()
+urgent()

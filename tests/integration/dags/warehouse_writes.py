@@ -19,7 +19,7 @@ def warehouse_writes():
     def plan(params=None):
         return list(range(params["writes"]))
 
-    @task(pool="pg_io", **LIMITS)
+    @task(queue="pg_io", pool="pg_io", **LIMITS)
     def write(number: int):
         from time import sleep
 

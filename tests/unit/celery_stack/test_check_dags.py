@@ -45,9 +45,7 @@ def patient():
 
 patient()
 '''
-UNDECLARED = (
-    "queue 'gpu' is not declared. Use one of: default, cpu_train; or declare it in queues.toml."
-)
+UNDECLARED = "queue 'gpu' is not declared. Use one of: default, pg_io, cpu_train; or declare it in queues.toml."
 
 
 def tree(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from celery_stack.check_dags import Report, check_folder, private_airflow
 
 Check = Callable[[str], Report]
 
-QUEUES = "Use one of: default, cpu_train; or declare it in queues.toml."
+QUEUES = "Use one of: default, pg_io, cpu_train; or declare it in queues.toml."
 POOLS = "Use one of: default_pool, cpu_train, pg_io; or declare it in queues.toml."
 
 
@@ -84,7 +84,12 @@ def tasks_of(folder: Path, text: str) -> dict[str, Any]:
             "Set queue='cpu_train', or another pool.",
         ),
         (
-            "pool='pg_io', pool_slots=5",
+            "pool='pg_io'",
+            "pool 'pg_io' belongs to queue 'pg_io', found queue 'default'. "
+            "Set queue='pg_io', or another pool.",
+        ),
+        (
+            "queue='pg_io', pool='pg_io', pool_slots=5",
             "pool_slots is 5, but pool 'pg_io' has 4: the task would wait for ever. "
             "Use at most 4, or raise PG_IO_SLOTS.",
         ),
@@ -195,7 +200,7 @@ def test_declared_slots_follow_the_environment(
 ) -> None:
     """A raised PG_IO_SLOTS lets a wider task pass."""
     monkeypatch.setenv("PG_IO_SLOTS", "5")
-    assert check(train_with("pool='pg_io', pool_slots=5")).findings == {}
+    assert check(train_with("queue='pg_io', pool='pg_io', pool_slots=5")).findings == {}
 
 
 def test_wrong_setting_is_every_dags_error(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_stock_file_declares_training_apart_from_the_rest() -> None:
-    """Training has a queue, a worker pool and a pool of its own."""
+def test_stock_file_declares_training_and_writers_apart_from_the_rest() -> None:
+    """Training has a queue, a worker pool and a pool of its own, writers a queue and a pool."""
     declared = load_declarations({})
     assert declared.queues["cpu_train"] == Queue(
         "cpu_train",
@@ -45,9 +45,10 @@ def test_stock_file_declares_training_apart_from_the_rest() -> None:
         "cpu_train",
     )
     assert declared.workers == {
-        "worker": Worker("worker", ("default",), 4),
+        "worker": Worker("worker", ("default", "pg_io"), 4),
         "worker-cpu-train": Worker("worker-cpu-train", ("cpu_train",), 2),
     }
+    assert declared.queues["pg_io"].pool == "pg_io"
     assert set(declared.pools) == {"default_pool", "cpu_train", "pg_io"}
 
 
@@ -63,13 +64,13 @@ def test_pools_are_exported_in_the_format_of_airflow_pools_import() -> None:
 @pytest.mark.parametrize(
     ("env", "name", "worker"),
     [
-        ({"WORKER_CONCURRENCY": "16"}, "worker", Worker("worker", ("default",), 16)),
+        ({"WORKER_CONCURRENCY": "16"}, "worker", Worker("worker", ("default", "pg_io"), 16)),
         (
             {"CPU_TRAIN_CONCURRENCY": "2", "CPU_TRAIN_QUEUES": "cpu_train, default"},
             "worker-cpu-train",
             Worker("worker-cpu-train", ("cpu_train", "default"), 2),
         ),
-        ({"WORKER_QUEUES": ""}, "worker", Worker("worker", ("default",), 4)),
+        ({"WORKER_QUEUES": ""}, "worker", Worker("worker", ("default", "pg_io"), 4)),
     ],
 )
 def test_worker_variables_override_the_file(env: dict[str, str], name: str, worker: Worker) -> None:
@@ -96,7 +97,7 @@ def test_wrong_number_is_refused_by_variable(value: str) -> None:
 def test_override_naming_an_undeclared_queue_is_refused(value: str) -> None:
     """A worker pool can consume declared queues only."""
     assert error_of({"WORKER_QUEUES": value}) == (
-        "WORKER_QUEUES must be a comma-separated list out of default, cpu_train, "
+        "WORKER_QUEUES must be a comma-separated list out of default, pg_io, cpu_train, "
         f"got {value!r}. Set it in .env."
     )
 
@@ -198,7 +199,7 @@ def test_every_override_variable_is_listed_with_its_default() -> None:
     variables = load_declarations({}).variables()
     assert {name: variable.default for name, variable in variables.items()} == {
         "WORKER_CONCURRENCY": "4",
-        "WORKER_QUEUES": "default",
+        "WORKER_QUEUES": "default,pg_io",
         "CPU_TRAIN_CONCURRENCY": "2",
         "CPU_TRAIN_QUEUES": "cpu_train",
         "DEFAULT_POOL_SLOTS": "128",

@@ -6,7 +6,7 @@ from celery_stack.live_workers import LiveWorker
 from celery_stack.queues import load_declarations
 from celery_stack.slots import Misfit, find_misfits
 
-DEFAULT = LiveWorker("worker@a", ("default",), 4)
+DEFAULT = LiveWorker("worker@a", ("default", "pg_io"), 4)
 TRAINING = LiveWorker("worker-cpu-train@a", ("cpu_train",), 2)
 
 
@@ -36,11 +36,20 @@ def test_slots_above_the_pool_of_their_queue_are_idle():
 def test_a_worker_of_several_queues_is_not_idle_for_one_small_pool():
     """Its slots run what the other queue has."""
     both = LiveWorker("worker@b", ("cpu_train", "default"), 4)
-    assert texts(both, parallelism=4, CPU_TRAIN_SLOTS="1", DEFAULT_POOL_SLOTS="4") == []
+    assert texts(both, DEFAULT, parallelism=8, CPU_TRAIN_SLOTS="1", DEFAULT_POOL_SLOTS="4") == []
+
+
+def test_slots_above_all_pools_of_their_queues_are_idle():
+    """A worker of two queues fills what the pools of both let out together."""
+    pools = {"DEFAULT_POOL_SLOTS": "1", "PG_IO_SLOTS": "2", "CPU_TRAIN_SLOTS": "2"}
+    assert texts(DEFAULT, TRAINING, parallelism=6, **pools) == [
+        "4 worker slots, pool default_pool=1 and pool pg_io=2: 1 can never fill. "
+        "Raise DEFAULT_POOL_SLOTS."
+    ]
 
 
 def test_a_small_pool_beside_others_is_no_news():
-    """pg_io limits writers; the other slots of `default` run other tasks."""
+    """pg_io limits writers; the other slots of their workers run tasks of `default`."""
     assert texts(DEFAULT, TRAINING, parallelism=6, CPU_TRAIN_SLOTS="2", PG_IO_SLOTS="1") == []
 
 

@@ -46,15 +46,15 @@ def test_warehouse_outside_of_its_pool_is_refused(check: Callable[[str], Report]
     ((_, lines),) = report.findings.items()
     assert lines == [
         "DAG queries, task ask: conn_id is 'warehouse', which needs pool 'pg_io', found "
-        "'default_pool'. Set pool='pg_io'."
+        "'default_pool'. Set queue='pg_io' and pool='pg_io'."
     ]
 
 
 @pytest.mark.parametrize(
     "task",
     [
-        "Query(task_id='ask', sql='SELECT 1', conn_id='warehouse', pool='pg_io')",
-        "Query.partial(task_id='ask', conn_id='warehouse', pool='pg_io').expand(sql=['SELECT 1'])",
+        "Query(task_id='ask', sql='SELECT 1', conn_id='warehouse', queue='pg_io', pool='pg_io')",
+        "Query.partial(task_id='ask', conn_id='warehouse', queue='pg_io', pool='pg_io').expand(sql=['SELECT 1'])",
         "Query(task_id='ask', sql='SELECT 1', conn_id='other')",
         "Query.partial(task_id='ask', conn_id='other').expand_kwargs([{'sql': 'SELECT 1'}])",
     ],

@@ -134,7 +134,7 @@ def queued(broker: Broker, waited: timedelta = MINUTE) -> Facts:
         (
             replace(SCHEDULED, scheduler_seen_at=None),
             Code.NO_SCHEDULER,
-            "No scheduler has given a heartbeat ever",
+            "No scheduler is running: look at make status",
         ),
         (
             queued(Broker(error="Connection refused")),

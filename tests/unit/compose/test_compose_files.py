@@ -19,6 +19,7 @@ from ml.settings import MLSettings
 STACK_FILES = ("compose/airflow.yaml", "compose/servers.yaml", "compose/monitoring.yaml")
 LARGEST_SCALE = 4  # of `worker`, for which the defaults are made
 LONGEST_TASK_S = 3600  # the training task's execution_timeout
+WORKERS = tuple(load_declarations({}).workers)
 NO_DOCKER = {"DAGS_FOLDER", "POSTGRES_PORT", "REDIS_PORT", "SUPERVISOR_PORT"}
 
 
@@ -117,7 +118,7 @@ def test_settings_reach_the_processes_that_read_them():
     lines = (REPO / "compose/settings.env").read_text().splitlines()
     passed = {line for line in lines if line and not line.startswith("#")}
     known = {*Settings.model_fields, *MLSettings.model_fields, *load_declarations({}).variables()}
-    worker = services()["worker"]["environment"] | services()["worker-cpu-train"]["environment"]
+    worker = {k: v for name in WORKERS for k, v in services()[name]["environment"].items()}
     secrets = {name for name in services()["secrets"]["environment"] if name.startswith("SMTP_")}
     published = {"API_PORT", "FLOWER_PORT"}
     assert passed | (known & worker.keys()) | secrets == known - NO_DOCKER - published
@@ -127,7 +128,7 @@ def test_settings_reach_the_processes_that_read_them():
 def test_the_one_that_checks_settings_sees_those_of_the_workers():
     """Else a wrong one would be found by a worker that starts again and again."""
     checked = services()["settings"]["environment"]
-    for name in ("worker", "worker-cpu-train"):
+    for name in WORKERS:
         own = services()[name]["environment"]
         known = {*Settings.model_fields, *load_declarations({}).variables(), "CPU_TRAIN_THREADS"}
         assert {k: v for k, v in own.items() if k in known}.items() <= checked.items()

@@ -7,7 +7,7 @@ from airflow.sdk import dag, task
 
 @dag(schedule=None, default_args={"owner": "tests"}, doc_md=__doc__)
 def too_many_pool_slots():
-    @task(pool="pg_io", pool_slots=5, execution_timeout=timedelta(minutes=1))
+    @task(queue="pg_io", pool="pg_io", pool_slots=5, execution_timeout=timedelta(minutes=1))
     def write():
         pass
 
