@@ -99,11 +99,11 @@ class Guard:
             "the task is ended here and goes to retry. For longer tasks raise it in .env."
         )
         _say(f"{self.node}: {reason} Tasks: {len(running)}.")
-        for slot in {slot for slot, _ in running} & logs.keys():
-            add_to_task_log(logs[slot], reason)
-        _signal_all((task for _, task in running), signal.SIGTERM)
+        for task_instance in set(running.values()) & logs.keys():
+            add_to_task_log(logs[task_instance], reason)
+        _signal_all(running, signal.SIGTERM)
         if not self._ends_within(KILL_AFTER_S):
-            _signal_all((task for _, task in running), signal.SIGKILL)
+            _signal_all(running, signal.SIGKILL)
         if not self._ends_within(REPORT_WITHIN_S):
             self.worker.kill()
         return self.worker.wait()
@@ -138,26 +138,42 @@ def consumed_queues(app: Celery, node: str) -> set[str] | None:
     return {queue["name"] for queue in answers.get(node, [])}
 
 
-def task_processes(worker: int) -> list[tuple[int, int]]:
-    """Give each running task below the Celery process `worker`: its supervisor's pid and its own."""
-    children: dict[int, list[int]] = {}
+def task_processes(worker: int) -> dict[int, str]:
+    """Give each running task below the Celery process `worker`: its pid, and its task instance's id.
+
+    Airflow makes each task's process the leader of a group, whoever forked it, and has it tell its id
+    in its title; "" before it does.
+    """
+    children: dict[int, list[tuple[int, int]]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    return [(slot, task) for slot in children.get(worker, []) for task in children.get(slot, [])]
+            _, parent, group, *_ = stat.read_text().rpartition(")")[2].split()
+            children.setdefault(int(parent), []).append((int(stat.parent.name), int(group)))
+    found, below = {}, [worker]
+    while below:
+        for pid, leader in children.get(below.pop(), []):
+            if pid == leader:
+                found[pid] = _task_instance_of(pid)
+            else:
+                below.append(pid)
+    return found
 
 
-def logs_of_running_tasks(app: Celery, node: str) -> dict[int, Path]:
-    """Ask `node` what it runs: pid of the slot → log file of its task; {} if it does not answer."""
+def _task_instance_of(process: int) -> str:
+    with contextlib.suppress(OSError):
+        title = Path(f"/proc/{process}/cmdline").read_text().rstrip("\0 ")
+        return title.partition("airflow worker -- ")[2]
+    return ""
+
+
+def logs_of_running_tasks(app: Celery, node: str) -> dict[str, Path]:
+    """Ask `node` what it runs: task instance's id → log file; {} if it does not answer."""
     folder = Path(os.environ.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", "/opt/airflow/logs"))
     with contextlib.suppress(*NO_BROKER, ValueError, KeyError, TypeError):
         answers = app.control.inspect([node], timeout=ANSWER_TIMEOUT_S).active() or {}
         # One argument: Airflow's workload, which names the log relative to the folder of logs.
-        return {
-            task["worker_pid"]: folder / json.loads(task["args"][0])["log_path"]
-            for task in answers.get(node, [])
-        }
+        workloads = [json.loads(task["args"][0]) for task in answers.get(node, [])]
+        return {workload["ti"]["id"]: folder / workload["log_path"] for workload in workloads}
     return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ ALL_OFF = {
     "WARM_TEMPLATES": "0",
     "WAKE_SCHEDULER": "off",
 }
+# What names one run and no other: its times, ids and process.
+OF_A_RUN = re.compile(
+    r"(manual__)?\d{4}-?\d\d-?\d\d[T ]?[\d:.+]*Z?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|/tmp/\w+"
+)
 # Each run draws or names something of its own.
 DIFFERS_BY_ITSELF = {"example_bash_decorator", "example_params_trigger_ui"}
 
@@ -87,7 +92,7 @@ def outcome(stack: RunningStack, dag_id: str, run_id: str) -> dict[str, Any]:
     if dag_id not in DIFFERS_BY_ITSELF:
         query = "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = %s AND run_id = %s"
         rows = stack.metadata(f"{query} ORDER BY 1, 2, 3", dag_id, run_id)
-        found["xcom"] = [tuple(row) for row in rows]
+        found["xcom"] = [OF_A_RUN.sub("…", f"{tuple(row)}") for row in rows]
     return found
 
 

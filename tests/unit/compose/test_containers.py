@@ -9,6 +9,7 @@ import sys
 import time
 from unittest.mock import MagicMock
 
+import psutil
 import pytest
 
 from celery_stack.queues import load_declarations
@@ -43,31 +44,41 @@ def test_unknown_service_is_refused_with_the_known_ones():
         command_of("worker-gpu", Settings.from_env({}), load_declarations({}))
 
 
-def test_guard_finds_the_tasks_below_the_slots_of_its_worker():
-    """A task is the child of a slot, which is a child of the worker."""
-    slot = "import os, time; os.fork(); time.sleep(30)"
-    worker = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {slot!r}]).wait()"
+def test_guard_finds_the_tasks_below_its_worker_whoever_forked_them():
+    """One below a slot, one below a template, not what they start themselves; by their titles."""
+    task = (
+        "import os, subprocess, setproctitle, time; os.setpgid(0, 0); "
+        "subprocess.Popen(['sleep', '30'], start_new_session=True); "
+        "setproctitle.setproctitle('airflow worker -- some-id'); time.sleep(30)"
+    )
+    slot = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {task!r}]).wait()"
+    server = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {slot!r}]).wait()"
+    worker = (
+        "import subprocess, sys; "
+        f"subprocess.Popen([sys.executable, '-c', {slot!r}]); "
+        f"subprocess.Popen([sys.executable, '-c', {server!r}]).wait()"
+    )
     process = subprocess.Popen([sys.executable, "-c", worker])
+    family = psutil.Process(process.pid)
     try:
-        [(parent, task)] = wait_for(
-            lambda: task_processes(process.pid), lambda found: len(found) == 1, deadline_s=10
+        wait_for(
+            lambda: list(task_processes(process.pid).values()),
+            lambda found: found == ["some-id", "some-id"],
+            deadline_s=20,
         )
-        assert parent != task
     finally:
-        for pid in {pid for pair in task_processes(process.pid) for pid in pair}:
-            os.kill(pid, 9)
+        for one in [*family.children(recursive=True), family]:
+            one.kill()
         process.wait(10)
 
 
 def test_reason_is_added_to_the_logs_of_running_tasks(tmp_path, monkeypatch):
     """One JSON line, as Airflow's own, in the file that the task's workload names."""
     monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path))
-    workload = json.dumps({"log_path": "attempt=1.log"})
+    workload = json.dumps({"log_path": "attempt=1.log", "ti": {"id": "some-id"}})
     app = MagicMock()
-    app.control.inspect.return_value.active.return_value = {
-        "worker@here": [{"args": [workload], "worker_pid": 7}]
-    }
-    assert logs_of_running_tasks(app, "worker@here") == {7: tmp_path / "attempt=1.log"}
+    app.control.inspect.return_value.active.return_value = {"worker@here": [{"args": [workload]}]}
+    assert logs_of_running_tasks(app, "worker@here") == {"some-id": tmp_path / "attempt=1.log"}
     add_to_task_log(tmp_path / "attempt=1.log", "stopped")
     assert json.loads((tmp_path / "attempt=1.log").read_text())["event"] == "stopped"
 
