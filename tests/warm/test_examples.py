@@ -55,7 +55,7 @@ OF_A_RUN = re.compile(
     r"(manual__)?\d{4}-?\d\d-?\d\d[T ]?[\d:.+]*Z?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|/tmp/\w+"
 )
 # Each run draws or names something of its own.
-DIFFERS_BY_ITSELF = {"example_bash_decorator", "example_params_trigger_ui"}
+DIFFERS_BY_ITSELF = {"example_bash_decorator", "example_bash_operator", "example_params_trigger_ui"}
 
 
 @pytest.fixture(scope="module")
