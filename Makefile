@@ -73,10 +73,11 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
 	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
 
-test-warm: .venv/.ready  ## Warm workers: edits, abuse, load, against stock: as if each task had its own parse
-	@$(BIN)/pytest -m warm tests/warm $(PYTEST_ARGS)
+test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
+	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py $(PYTEST_ARGS)
 
-test-stock: .venv/.ready  ## The integration tests with every warm piece switched off
+test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then the integration tests with every warm piece off
+	@$(BIN)/pytest -m warm tests/warm/test_examples.py $(PYTEST_ARGS)
 	@WARM_IMPORTS=none WARM_SUPERVISOR=off WARM_TEMPLATES=0 WAKE_SCHEDULER=off $(BIN)/pytest -m integration $(PYTEST_ARGS)
 
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)

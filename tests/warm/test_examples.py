@@ -54,6 +54,11 @@ ALL_OFF = {
 OF_A_RUN = re.compile(
     r"(manual__)?\d{4}-?\d\d-?\d\d[T ]?[\d:.+]*Z?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|/tmp/\w+"
 )
+# What was skipped is noted in the order of a set, which differs from process to process.
+XCOMS = """
+SELECT task_id, map_index, key, value FROM xcom
+WHERE dag_id = %s AND run_id = %s AND key <> 'skipmixin_key' ORDER BY 1, 2, 3
+"""
 # Each run draws or names something of its own.
 DIFFERS_BY_ITSELF = {"example_bash_decorator", "example_bash_operator", "example_params_trigger_ui"}
 
@@ -90,8 +95,7 @@ def outcome(stack: RunningStack, dag_id: str, run_id: str) -> dict[str, Any]:
     found: dict[str, Any] = {task.label: (task.state, task.try_number) for task in tasks}
     found["run"] = stack.client.run_state(dag_id, run_id)
     if dag_id not in DIFFERS_BY_ITSELF:
-        query = "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = %s AND run_id = %s"
-        rows = stack.metadata(f"{query} ORDER BY 1, 2, 3", dag_id, run_id)
+        rows = stack.metadata(XCOMS, dag_id, run_id)
         found["xcom"] = [OF_A_RUN.sub("…", f"{tuple(row)}") for row in rows]
     return found
 
