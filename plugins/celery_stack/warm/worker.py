@@ -5,13 +5,10 @@ It is also imported where Celery does not work on tasks (Flower), and does nothi
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
 from celery.signals import worker_init, worker_process_init
-
-log = logging.getLogger(__name__)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
