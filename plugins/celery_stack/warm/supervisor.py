@@ -14,8 +14,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
+from functools import partial
 from selectors import EVENT_READ
 from typing import Any, Self
 
@@ -107,7 +108,7 @@ class WarmSupervisor(ActivitySubprocess):
             each.close()
         if child is None:
             return None
-        return cls._attach(child, ours, **start)
+        return cls._begin(partial(cls._attach, child, ours), **start)
 
     @classmethod
     def _attach(
@@ -115,33 +116,19 @@ class WarmSupervisor(ActivitySubprocess):
         child: TemplateChild,
         sockets: tuple[socket.socket, ...],
         *,
-        what: Any,
-        dag_rel_path: Any,
-        bundle_info: Any,
-        client: Any,
         logger: Any = None,
-        sentry_integration: str = "",
         **options: Any,
     ) -> Self:
-        """Do what ActivitySubprocess.start does once it has forked."""
+        """Do what WatchedSubprocess.start does once it has forked."""
         requests, stdout, stderr, logs = sockets
         process = cls(
-            id=what.id,
             pid=child.pid,
             stdin=requests,
             process=child,
             process_log=logger or structlog.get_logger(logger_name="task").bind(),
-            client=client,
-            new_process_group=True,
             **options,
         )
         process._register_pipe_readers(stdout, stderr, requests, logs, data={})
-        process._on_child_started(
-            ti=what,
-            dag_rel_path=dag_rel_path,
-            bundle_info=bundle_info,
-            sentry_integration=sentry_integration,
-        )
         return process
 
     @classmethod
@@ -156,20 +143,23 @@ class WarmSupervisor(ActivitySubprocess):
         return cls.start(target=run_task, **start)
 
     @classmethod
-    def start_fresh(
+    def start_fresh(cls, **start: Any) -> Self:
+        """Start a task in a new interpreter, as ActivitySubprocess.start does where a fork is unsafe."""
+        return cls._begin(partial(super(ActivitySubprocess, cls).start, use_exec=True), **start)
+
+    @classmethod
+    def _begin(
         cls,
+        make: Callable[..., Self],
         *,
         what: Any,
         dag_rel_path: Any,
         bundle_info: Any,
-        client: Any,
         sentry_integration: str = "",
         **options: Any,
     ) -> Self:
-        """Start a task in a new interpreter, as ActivitySubprocess.start does where a fork is unsafe."""
-        process: Self = super(ActivitySubprocess, cls).start(
-            id=what.id, client=client, use_exec=True, new_process_group=True, **options
-        )
+        """Make a process and tell it what to do: ActivitySubprocess.start, however it is made."""
+        process = make(id=what.id, new_process_group=True, **options)
         process._on_child_started(
             ti=what,
             dag_rel_path=dag_rel_path,

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -292,6 +292,8 @@ class Forks:
             other.close()
 
     def _watch(self, pid: int, supervisor: socket.socket) -> None:
+        with suppress(OSError):
+            os.setpgid(pid, pid)  # as the task does itself: the group is there whoever is faster
         pidfd = os.pidfd_open(pid)
         self._supervisors[pid] = supervisor
         self._selector.register(pidfd, selectors.EVENT_READ, partial(self._on_exit, pid, pidfd))
