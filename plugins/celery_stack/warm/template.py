@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import os
 import selectors
 import signal
@@ -31,7 +32,6 @@ from celery_stack.warm.sources import Signature, first_party_files, is_installed
 SETTLED_S = 1.0
 PARSING_CONTEXT = "_AIRFLOW_PARSING_CONTEXT"
 MAX_OUTPUT_BYTES = 1 << 20
-NOT_OF_THE_FILE = b'"logger":"airflow.dag_processing.'  # what Airflow says while it parses
 MAX_FILES = 300
 NOT_SOURCES = ("/proc/", "/sys/", "/dev/")
 
@@ -112,7 +112,16 @@ def capturing() -> Iterator[Output]:
             os.close(former)
         output.stdout, output.stderr = _take(files[1]), _take(files[2])
         lines = _take(output.log_fd, close=False).splitlines(keepends=True)
-        output.log = b"".join(line for line in lines if NOT_OF_THE_FILE not in line)
+        output.log = b"".join([line for line in lines if _is_of_the_file(line)])
+
+
+def _is_of_the_file(line: bytes) -> bool:
+    """Say whether a log line is the file's own, not Airflow's of its parsing or a package's warning."""
+    if not line.endswith(b"\n"):  # cut off at the limit
+        return False
+    entry = json.loads(line)
+    warned = entry.get("logger") == "py.warnings" and is_installed(entry.get("filename", ""))
+    return not (warned or str(entry.get("logger")).startswith("airflow.dag_processing."))
 
 
 def _flush() -> None:

@@ -145,15 +145,21 @@ def test_least_used_template_makes_room(worker: Worker):
 
 
 def test_what_a_file_prints_and_logs_is_in_the_log_of_each_task(worker: Worker):
-    """As if each had parsed the file itself."""
-    worker.write(
-        "talks", top="import logging; print('said'); logging.getLogger('mine').error('logged')"
+    """As if each had parsed the file itself; warnings of installed packages are left out."""
+    top = (
+        "import logging, warnings, pytest; print('said'); logging.getLogger('mine').error('logged')\n"
+        "warnings.warn_explicit('of the file', UserWarning, __file__, 1)\n"
+        "warnings.warn_explicit('of a package', UserWarning, pytest.__file__, 1)"
     )
+    worker.write("talks", top=top)
     worker.wait_for_task("talks").end()
     child = worker.wait_for_task("talks")
     child.end()
     assert child.stdout.recv(1000) == b"said\n"
-    assert b'"event":"logged"' in child.logs.recv(100_000)
+    logged = child.logs.recv(100_000)
+    assert b'"event":"logged"' in logged
+    assert b"of the file" in logged
+    assert b"of a package" not in logged
 
 
 def test_each_task_draws_random_numbers_of_its_own(worker: Worker):
