@@ -144,7 +144,7 @@ class Settings(BaseModel):
 
     # Warm workers (celery_stack.warm): tasks that start in milliseconds.
     WARM_IMPORTS: str = Field(
-        "joblib,matplotlib.figure,pandas,pandera.pandas,psycopg,pyarrow.parquet,scipy.special,"
+        "joblib,pandas,pandera.pandas,psycopg,pyarrow.parquet,scipy.special,"
         "sklearn.calibration,sklearn.ensemble,sklearn.inspection,sklearn.linear_model,"
         "sklearn.model_selection,sklearn.pipeline,sklearn.svm,threadpoolctl,upath",
         pattern=r"^[A-Za-z0-9_., ]+$",
@@ -189,6 +189,12 @@ class Settings(BaseModel):
     )
     DAG_REFRESH_S: int = Field(
         30, ge=1, le=3600, description="Seconds between two looks for new and changed DAG files."
+    )
+    DAG_REPARSE_S: int = Field(
+        300,
+        ge=1,
+        le=86400,
+        description="Seconds after which a DAG file that has not changed is read again; what it imports may have.",
     )
     POLICY_EXEMPT_PATHS: str = Field(
         "",

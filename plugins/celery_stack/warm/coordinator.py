@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 class WorkerState:
     """What a worker's main process hands to the processes of its pool."""
 
+    forking: bool = False  # it has begun to fork the pool
     template_server: socket.socket | None = None
     preloaded: dict[str, Signature | None] = field(default_factory=dict)
 

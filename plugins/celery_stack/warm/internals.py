@@ -47,6 +47,11 @@ CALLS: tuple[tuple[str, str, frozenset[str]], ...] = (
     (TASK_RUNNER, "parse", frozenset({"what", "log"})),
     (TASK_RUNNER, "get_listener_manager", frozenset()),
     (
+        "airflow.sdk.api.client",
+        "Client._get_ssl_context_cached",
+        frozenset({"ca_file", "ca_path"}),
+    ),
+    (
         "airflow.dag_processing.dagbag",
         "DagBag.__init__",
         frozenset({"dag_folder", "safe_mode", "load_op_links", "bundle_path", "bundle_name"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import sys
 import threading
 from collections.abc import Iterable
 
@@ -32,6 +33,20 @@ log = logging.getLogger(__name__)
 def import_all(names: Iterable[str]) -> list[str]:
     """Import the modules; give those that fail, after a warning each: tasks will say why they do."""
     return [name for name in names if not _try_import(name)]
+
+
+def make_shared() -> None:
+    """Make what every process forked from here would else make for itself, and keep."""
+    from airflow.sdk.api import client
+
+    from celery_stack.warm.template import build_adapters
+
+    build_adapters()
+    # Where it is loaded, Celery has each process of its pool parse a declaration in C; the parser stays, six MiB.
+    if cffi := sys.modules.get("cffi"):
+        cffi.FFI().cdef("int prctl(int, ...);")
+    # Certificates of the world: eight MiB in each supervisor, even where the api-server has no TLS.
+    client.Client._get_ssl_context_cached(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
 
 
 def freeze() -> None:

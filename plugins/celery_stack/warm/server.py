@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
@@ -33,6 +34,8 @@ REBUILD_S = 5.0
 # DagBag gives an import 30 seconds; what hangs beyond that hangs outside Python.
 MAX_PARSE_S = 120.0
 SWEEP_S = 30.0
+
+STANDARD_FILES = (0, 1, 2)
 
 log = logging.getLogger(__name__)
 
@@ -214,12 +217,27 @@ def serve(control: socket.socket, parent: int, *, most: int) -> NoReturn:
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(name, signal.SIG_IGN)
         gc.disable()
+        _drop_files({*STANDARD_FILES, control.fileno()})
         _set_title("airflow templates")
         TemplateServer(control, most=most).run()
     except BaseException:
         log.exception("The template server ends; tasks parse for themselves")
     finally:
         os._exit(0)
+
+
+def _drop_files(keep: set[int]) -> None:
+    """Drop the worker's open files but `keep`: a pipe of its pool held open here would hide an end.
+
+    Their numbers stay taken, because objects that were inherited with them still close them.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd not in keep and fd != nothing:
+            with suppress(OSError):  # the listing's own
+                os.fstat(fd)
+                os.dup2(nothing, fd, inheritable=False)
+    os.close(nothing)
 
 
 def _set_title(title: str) -> None:

@@ -18,15 +18,17 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib.machinery import BYTECODE_SUFFIXES
+from importlib.util import source_from_cache
 from typing import Any, NoReturn
 
 from celery_stack.warm.channel import close_fds, receive, send
 from celery_stack.warm.lifelines import die_with_parent
-from celery_stack.warm.sources import Signature, first_party_files, is_installed, take_signatures
+from celery_stack.warm.sources import Signature, is_installed, take_signatures
 
 # A file written this shortly before it was read may have been written again within the same tick.
 SETTLED_S = 1.0
@@ -34,6 +36,11 @@ PARSING_CONTEXT = "_AIRFLOW_PARSING_CONTEXT"
 MAX_OUTPUT_BYTES = 1 << 20
 MAX_FILES = 300
 NOT_SOURCES = ("/proc/", "/sys/", "/dev/")
+# Python's audit events, and which of their arguments is the path. That of an import is there for shared
+# libraries alone, which no event tells to be opened.
+LISTINGS = ("os.listdir", "os.scandir")
+WATCHED_EVENTS = {"open": 0, "import": 1, **dict.fromkeys(LISTINGS, 0)}
+BYTECODE = tuple(BYTECODE_SUFFIXES)
 
 
 @dataclass
@@ -157,7 +164,7 @@ def parse_once(request: dict[str, Any]) -> dict[str, Any]:
     finally:
         observed.watching = False
         del task_runner.SUPERVISOR_COMMS
-    signatures = take_signatures(observed.files | first_party_files())
+    signatures = take_signatures(observed.files)
     problem = problem or _find_problem(observed, threads)
     young = "" if problem else _find_young(signatures, began)
     gc.collect()
@@ -193,21 +200,29 @@ def _parse(request: dict[str, Any], task_runner: Any) -> str:
     return ""
 
 
-def _share_adapters(task_runner: Any) -> None:
-    """Have pydantic build once what Airflow has it build for every task: ten milliseconds each time."""
+@cache
+def build_adapters() -> Mapping[int, Any]:
+    """Build once what Airflow has pydantic build for every task, ten milliseconds each time, by type.
+
+    The types live as long as their modules: so do their ids.
+    """
     from airflow.sdk.execution_time import comms
     from pydantic import JsonValue, TypeAdapter
 
-    adapters: dict[int, TypeAdapter[Any]] = {}
-
-    def shared_adapter(kind: Any) -> TypeAdapter[Any]:
-        if id(kind) not in adapters:
-            return TypeAdapter(kind)
-        return adapters[id(kind)]
-
     kinds: tuple[Any, ...] = (comms.ToTask, JsonValue)
-    for kind in kinds:  # they live as long as their modules: so do their ids
-        adapters[id(kind)] = TypeAdapter(kind)
+    return {id(kind): TypeAdapter(kind) for kind in kinds}
+
+
+def _share_adapters(task_runner: Any) -> None:
+    """Have Airflow find those adapters built."""
+    from airflow.sdk.execution_time import comms
+    from pydantic import TypeAdapter
+
+    adapters = build_adapters()
+
+    def shared_adapter(kind: Any) -> Any:
+        return adapters.get(id(kind)) or TypeAdapter(kind)
+
     comms.__dict__["TypeAdapter"] = task_runner.__dict__["TypeAdapter"] = shared_adapter
 
 
@@ -225,18 +240,26 @@ def _observe(observed: Observed) -> None:
 
 
 def _on_audit(observed: Observed, event: str, arguments: tuple[Any, ...]) -> None:
-    if not observed.watching or event not in ("open", "os.listdir", "os.scandir"):
+    if not observed.watching or event not in WATCHED_EVENTS:
         return
-    path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ""
-    if event == "open":
-        reads = (arguments[2] or 0) & os.O_ACCMODE == os.O_RDONLY
-    else:
-        # The import system lists every folder of sys.path.
-        reads = not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib")
-    if path and reads and "__pycache__" not in path and not path.startswith(NOT_SOURCES):
-        absolute = os.path.abspath(path)
+    named = arguments[WATCHED_EVENTS[event]]
+    path = os.fsdecode(named) if isinstance(named, str | bytes) else ""
+    if event == "open" and (arguments[2] or 0) & os.O_ACCMODE != os.O_RDONLY:
+        return
+    if event in LISTINGS and sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):
+        return  # the import system lists every folder of sys.path
+    if path and not path.startswith(NOT_SOURCES):
+        absolute = os.path.abspath(_source_of(path) if path.endswith(BYTECODE) else path)
         if not is_installed(absolute):
             observed.files.add(absolute)
+
+
+def _source_of(path: str) -> str:
+    """Give the source file of a compiled one: a module may be imported without reading its source."""
+    try:
+        return source_from_cache(path)
+    except ValueError:  # it stands alone
+        return path
 
 
 def _find_problem(observed: Observed, threads: int) -> str:

@@ -8,23 +8,40 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from celery.signals import worker_init, worker_process_init
+from celery.signals import worker_before_create_process, worker_init, worker_process_init
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def prepare(**_: Any) -> None:
-    """Import what tasks need and fork the template server, before Celery forks its pool."""
+    """Import what tasks need, and make what each of them would make anew."""
     from celery_stack.settings import Settings
     from celery_stack.warm import coordinator, preload
 
     settings = Settings.from_env(os.environ)
-    if settings.WARM_IMPORTS != "none":
-        names = (name.strip() for name in settings.WARM_IMPORTS.split(","))
-        preload.import_all([*preload.AIRFLOW_MODULES, *filter(None, names)])
-        preload.freeze()
+    if settings.WARM_IMPORTS == "none":
+        return
+    names = (name.strip() for name in settings.WARM_IMPORTS.split(","))
+    preload.import_all([*preload.AIRFLOW_MODULES, *filter(None, names)])
     if coordinator.is_supported():
-        if settings.WARM_TEMPLATES:
-            coordinator.STATE.template_server = _fork_server(settings.WARM_TEMPLATES)
+        preload.make_shared()
+
+
+@worker_before_create_process.connect  # type: ignore[untyped-decorator]
+def fork_templates(**_: Any) -> None:
+    """Fork the template server, as late as can be before Celery forks its pool for the first time.
+
+    What the main process does after a fork un-shares memory: here all of its start is behind it.
+    """
+    from celery_stack.settings import Settings
+    from celery_stack.warm import coordinator, preload
+
+    if coordinator.STATE.forking:  # this is not the first process of the pool
+        return
+    coordinator.STATE.forking = True
+    preload.freeze()
+    if coordinator.is_supported():
+        if most := Settings.from_env(os.environ).WARM_TEMPLATES:
+            coordinator.STATE.template_server = _fork_server(most)
         coordinator.STATE.preloaded = preload.preloaded_sources()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import py_compile
 import signal
 from pathlib import Path
 
@@ -108,6 +110,36 @@ def test_template_is_made_anew_when_what_it_read_changes(worker: Worker, top: st
     (worker.folder / source).write_text("# changed")
     assert worker.ask("reads") is None
     assert parent_of(worker.wait_for_task("reads").process.pid) != former
+
+
+COMPILED = "import helper_of_bytecode"
+LIBRARY = """
+import importlib.util, os
+spec = importlib.util.spec_from_file_location("_lsprof", os.path.dirname(__file__) + "/library.so")
+importlib.util.module_from_spec(spec)
+"""
+
+
+@pytest.mark.parametrize(
+    ("top", "source"), [(COMPILED, "helper_of_bytecode.py"), (LIBRARY, "library.so")]
+)
+def test_template_is_made_anew_when_an_import_changes_whose_source_it_did_not_read(
+    worker: Worker, top: str, source: str
+):
+    """A module that was compiled before, a shared library."""
+    file = worker.folder / source
+    if source.endswith(".so"):
+        found = importlib.util.find_spec("_lsprof")
+        assert found is not None
+        file.write_bytes(Path(str(found.origin)).read_bytes())
+    else:
+        file.write_text("")
+        py_compile.compile(str(file))
+    worker.write("imports", top=top)
+    former = parent_of(worker.wait_for_task("imports").process.pid)
+    file.touch()
+    assert worker.ask("imports") is None
+    assert parent_of(worker.wait_for_task("imports").process.pid) != former
 
 
 @pytest.mark.parametrize(
