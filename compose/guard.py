@@ -28,6 +28,7 @@ from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from celery_stack.live_workers import connect
+from compose.commands import read_option
 
 NO_BROKER = (OperationalError, RedisError, OSError)
 HEALTHY = Path("/tmp/consuming")  # noqa: S108 - a tmpfs of the container's own
@@ -48,7 +49,7 @@ class Guard:
     ) -> None:
         self.queues, self.stop_s, self.check_s = queues, stop_s, check_s
         self.node = f"{node}@{socket.gethostname()}"
-        self.app = connect(_option("AIRFLOW__CELERY__BROKER_URL"))
+        self.app = connect(read_option("AIRFLOW__CELERY__BROKER_URL", os.environ))
         self.asked_to_stop = threading.Event()
         self.worker = subprocess.Popen(command)  # noqa: S603 - the stack's own command line
         self.in_vain, self.consumed_once = 0, False
@@ -188,14 +189,6 @@ def _signal_all(processes: Iterable[int], number: int) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
-
-
-def _option(name: str) -> str:
-    """Give an Airflow option as Airflow reads it: what its `…_CMD` prints, else its value."""
-    command = os.environ.get(f"{name}_CMD")
-    if command is None:
-        return os.environ[name]
-    return Path(command.removeprefix("cat ").strip("'")).read_text()
 
 
 def _say(line: str) -> None:

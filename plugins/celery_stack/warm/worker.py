@@ -6,7 +6,9 @@ It is also imported where Celery does not work on tasks (Flower), and does nothi
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from socket import socket
+from typing import Any, NoReturn
 
 from celery.signals import worker_before_create_process, worker_init, worker_process_init
 
@@ -33,16 +35,17 @@ def fork_templates(**_: Any) -> None:
     What the main process does after a fork un-shares memory: here all of its start is behind it.
     """
     from celery_stack.settings import Settings
-    from celery_stack.warm import coordinator, preload
+    from celery_stack.warm import coordinator, preload, server
 
     if coordinator.STATE.forking:  # this is not the first process of the pool
         return
     coordinator.STATE.forking = True
-    preload.freeze()
-    if coordinator.is_supported():
-        if most := Settings.from_env(os.environ).WARM_TEMPLATES:
-            coordinator.STATE.template_server = _fork_server(most)
+    supported = coordinator.is_supported()
+    if supported:
         coordinator.STATE.preloaded = preload.preloaded_sources()
+    preload.freeze()
+    if supported and (most := Settings.from_env(os.environ).WARM_TEMPLATES):
+        coordinator.STATE.template_server = _fork_server(server.serve, most)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -54,9 +57,8 @@ def end_with_worker(**_: Any) -> None:
         lifelines.die_with_parent(os.getppid())
 
 
-def _fork_server(most: int) -> Any:
+def _fork_server(serve: Callable[..., NoReturn], most: int) -> socket:
     from celery_stack.warm.channel import make_pair
-    from celery_stack.warm.server import serve
 
     ours, theirs = make_pair()
     parent = os.getpid()
