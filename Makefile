@@ -95,6 +95,9 @@ bench-isolation: .venv/.ready  ## What small tasks wait for beside a training ba
 bench-model: .venv/.ready  ## What a trained model can be expected to reach: nested cross-validation (some ten minutes)
 	@$(BIN)/python -m tests.benchmarks.bench_model $(REPEATS)
 
+bench-threads: .venv/.ready  ## Two training slots that share the cores, against no limit on threads (ROUNDS=3)
+	@$(BIN)/python -m tests.benchmarks.bench_threads $(ROUNDS)
+
 ##@ Keeping house
 setup: .venv/.ready  ## Install the hash-locked packages into .venv
 
@@ -116,4 +119,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-stock check-dags bench bench-io bench-isolation bench-model setup lock clean
+  test test-writes test-warm test-stock check-dags bench bench-io bench-isolation bench-model bench-threads setup lock clean

@@ -240,7 +240,7 @@ def _describe(program: Program) -> str:
 
 
 def _wait_until_healthy(plan: Plan, supervisor: Supervisor) -> None:
-    url = f"http://127.0.0.1:{plan.ports['api']}/api/v2/monitor/health"
+    url = f"http://127.0.0.1:{plan.ports['api']}"
     end = time.monotonic() + HEALTH_DEADLINE_S
     while True:
         unhealthy = _unhealthy(url)
@@ -258,9 +258,13 @@ def _wait_until_healthy(plan: Plan, supervisor: Supervisor) -> None:
 
 
 def _unhealthy(url: str) -> list[str]:
-    """Name the components that do not report themselves healthy."""
+    """Name the components that do not report themselves healthy.
+
+    The api-server builds what tasks talk to when it is first asked for it, in seconds: ask before a task does.
+    """
     try:
-        answer = httpx.get(url, timeout=10)
+        httpx.get(f"{url}/execution/health", timeout=10).raise_for_status()
+        answer = httpx.get(f"{url}/api/v2/monitor/health", timeout=10)
         parts: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError):
         return ["api-server"]
