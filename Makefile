@@ -76,9 +76,9 @@ test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
 	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py $(PYTEST_ARGS)
 
-test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then the integration tests with every warm piece off
+test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then integration of tasks with every warm piece off
 	@$(BIN)/pytest -m warm tests/warm/test_examples.py $(PYTEST_ARGS)
-	@WARM_IMPORTS=none WARM_SUPERVISOR=off WARM_TEMPLATES=0 WAKE_SCHEDULER=off $(BIN)/pytest -m integration $(PYTEST_ARGS)
+	@WARM_IMPORTS=none WARM_SUPERVISOR=off WARM_TEMPLATES=0 WAKE_SCHEDULER=off $(BIN)/pytest -m 'integration and not either_path' $(PYTEST_ARGS)
 
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)
 	@$(BIN)/python -m celery_stack.check_dags $(DAGS)

@@ -31,7 +31,7 @@ from tests.integration.conftest import (
 from tests.readme import code_block
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either_path]
 CANARY = "queue_canary"
 
 

@@ -46,6 +46,7 @@ def test_large_dataframe_stays_out_of_postgres(stack: RunningStack, frames: str)
     assert not any("make_10/" in str(path) for path in stored), stored
 
 
+@pytest.mark.either_path
 def test_refused_dag_is_named_with_its_remedy_while_others_load(stack: RunningStack):
     """For every policy: DAG, task, expected, found, remedy, as the README says; the rest is there."""
     expected = refusals()
@@ -59,6 +60,7 @@ def test_refused_dag_is_named_with_its_remedy_while_others_load(stack: RunningSt
         stack.client.wait_for_dag(dag_id, deadline_s=60)
 
 
+@pytest.mark.either_path
 def test_every_worker_consumes_its_queues(stack: RunningStack):
     """Asked over Redis, each worker names the queues of its pool."""
     assert consumed_queues(stack.home) == {
@@ -76,6 +78,7 @@ def test_workers_hold_no_way_into_the_metadata_database(stack: RunningStack):
         assert secret not in told
 
 
+@pytest.mark.either_path
 def test_warehouse_is_migrated_and_its_role_limited(stack: RunningStack):
     """A start brings the tables, and the database itself holds the pool's line."""
     tables = stack.warehouse("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -105,6 +108,7 @@ def test_no_secret_is_logged(stack: RunningStack):
         assert not [secret for secret in secrets if secret in text], log
 
 
+@pytest.mark.either_path
 def test_everything_listens_on_loopback_only(stack: RunningStack):
     """No port of the stack is open to other machines."""
     doors = [door for doors in _look_at(stack, "", _open_doors) for door in doors]
@@ -112,6 +116,7 @@ def test_everything_listens_on_loopback_only(stack: RunningStack):
     assert {address for _, address in doors} <= {"127.0.0.1", "::1"}, doors
 
 
+@pytest.mark.either_path
 def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
     """The supervisor starts it again under its own name."""
     (worker,) = (p for p in Supervisor(stack.home).processes() if p["name"] == "worker-2")
@@ -128,6 +133,7 @@ def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
     )
 
 
+@pytest.mark.either_path
 def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack):
     """kill -9 of servers and components alike: all of it is healthy again, and a run succeeds."""
     killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_no_worker(p)}
@@ -148,6 +154,7 @@ def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack)
     assert stack.client.run_state("errand", run_id) == "success"
 
 
+@pytest.mark.either_path
 def test_why_says_that_no_scheduler_runs(stack: RunningStack):
     """Stopped, it is the answer, once one that was killed before counts as gone, too.
 
@@ -172,6 +179,7 @@ def _is_no_worker(program: dict[str, Any]) -> bool:
     return program["group"] != "workers"
 
 
+@pytest.mark.either_path
 def test_status_names_every_program(stack: RunningStack):
     """`make status` exits 0 when all run and every worker consumes."""
     shown = stack.command("status")
