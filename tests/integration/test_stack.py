@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -117,49 +116,8 @@ def test_everything_listens_on_loopback_only(stack: RunningStack):
 
 
 @pytest.mark.either_path
-def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
-    """The supervisor starts it again under its own name."""
-    (worker,) = (p for p in Supervisor(stack.home).processes() if p["name"] == "worker-2")
-    psutil.Process(worker["pid"]).send_signal(signal.SIGKILL)
-    wait_for(
-        lambda: [p for p in Supervisor(stack.home).processes() if p["name"] == "worker-2"],
-        lambda found: found[0]["pid"] not in (0, worker["pid"]),
-        deadline_s=30,
-    )
-    wait_for(
-        lambda: consumed_queues(stack.home),
-        lambda queues: queues.get("worker-2") == ["default", "pg_io"],
-        deadline_s=60,
-    )
-
-
-@pytest.mark.either_path
-def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack):
-    """kill -9 of servers and components alike: all of it is healthy again, and a run succeeds."""
-    killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_no_worker(p)}
-    assert len(killed) == 7, killed
-    for pid in killed.values():
-        psutil.Process(pid).kill()
-    wait_for(
-        lambda: [
-            p["name"]
-            for p in Supervisor(stack.home).processes()
-            if p["statename"] != "RUNNING" or p["pid"] == killed.get(p["name"])
-        ],
-        lambda down: not down,
-        deadline_s=60,
-    )
-    wait_for(lambda: stack.command("status").returncode, lambda code: code == 0, deadline_s=60)
-    run_id = stack.run("errand")
-    assert stack.client.run_state("errand", run_id) == "success"
-
-
-@pytest.mark.either_path
 def test_why_says_that_no_scheduler_runs(stack: RunningStack):
-    """Stopped, it is the answer, once one that was killed before counts as gone, too.
-
-    Started again, it lets the task run.
-    """
+    """Stopped, it is the answer; started again, it lets the task run."""
     supervisor = Supervisor(stack.home)._rpc.supervisor
     supervisor.stopProcess("control:scheduler")
     try:
@@ -175,8 +133,33 @@ def test_why_says_that_no_scheduler_runs(stack: RunningStack):
     assert stack.wait_for_end("errand", run_id) == "success"
 
 
-def _is_no_worker(program: dict[str, Any]) -> bool:
-    return program["group"] != "workers"
+@pytest.mark.either_path
+def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack):
+    """kill -9 of servers, components and a worker: all of it is healthy again, and a run succeeds.
+
+    The other workers live on, and find the servers again.
+    """
+    killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_killed(p)}
+    assert len(killed) == 8, killed
+    for pid in killed.values():
+        psutil.Process(pid).kill()
+    wait_for(
+        lambda: [
+            p["name"]
+            for p in Supervisor(stack.home).processes()
+            if p["statename"] != "RUNNING" or p["pid"] == killed.get(p["name"])
+        ],
+        lambda down: not down,
+        deadline_s=60,
+    )
+    # Every worker consumes, the one that was killed under its own name.
+    wait_for(lambda: stack.command("status").returncode, lambda code: code == 0, deadline_s=60)
+    run_id = stack.run("errand")
+    assert stack.client.run_state("errand", run_id) == "success"
+
+
+def _is_killed(program: dict[str, Any]) -> bool:
+    return program["group"] != "workers" or program["name"] == "worker-2"
 
 
 @pytest.mark.either_path
