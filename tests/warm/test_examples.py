@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from airflow.providers.standard import example_dags as standard_example_dags
 from compose.home import REPO
 from tests.integration.conftest import RunningStack, running_stack
 from tests.waiting import wait_for
+from tests.warm.conftest import PARSED_ONCE
 
 pytestmark = pytest.mark.warm
 
@@ -86,8 +89,11 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent
 
 
-def results(examples: Path, *, rounds: int, **settings: str) -> dict[str, Any]:
-    """Run every example, all of them together, `rounds` times; give how the last runs ended."""
+@contextmanager
+def last_runs(
+    examples: Path, *, rounds: int, **settings: str
+) -> Iterator[tuple[RunningStack, dict[str, str]]]:
+    """Run every example, all of them together, `rounds` times; give the last run of each DAG."""
     folder = REPO / ".stack-examples"
     scale = ("worker=1", "worker-cpu-train=0")
     with running_stack(folder, *scale, dags_of_tests=examples, **SETTINGS, **settings) as stack:
@@ -98,7 +104,7 @@ def results(examples: Path, *, rounds: int, **settings: str) -> dict[str, Any]:
             runs = {dag_id: stack.client.trigger(dag_id) for dag_id in DAG_IDS}
             for dag_id, run_id in runs.items():
                 stack.wait_for_end(dag_id, run_id)
-        return {dag_id: outcome(stack, dag_id, run_id) for dag_id, run_id in runs.items()}
+        yield stack, runs
 
 
 def outcome(stack: RunningStack, dag_id: str, run_id: str) -> dict[str, Any]:
@@ -111,9 +117,24 @@ def outcome(stack: RunningStack, dag_id: str, run_id: str) -> dict[str, Any]:
     return found
 
 
+def forked(stack: RunningStack, runs: dict[str, str]) -> set[str]:
+    """Give the DAGs of which any task was forked from a template, as its log says."""
+    found = set()
+    for dag_id, run_id in runs.items():
+        folder = stack.home.task_logs / f"dag_id={dag_id}/run_id={run_id}"
+        if any(PARSED_ONCE in log.read_text() for log in folder.rglob("attempt=?.log")):
+            found.add(dag_id)
+    return found
+
+
 def test_example_dags_end_alike_on_both_paths(examples: Path):
     """States, tries and XComs of mapping, branches, groups, deferral, bash, set-up and teardown."""
-    stock = results(examples, rounds=1, **ALL_OFF)
-    warm = results(examples, rounds=2)  # so that the second run's tasks find templates
+    with last_runs(examples, rounds=1, **ALL_OFF) as (stack, runs):
+        stock = {dag_id: outcome(stack, dag_id, run_id) for dag_id, run_id in runs.items()}
+        assert forked(stack, runs) == set()
+    # Twice, and with room for every template, so that the tasks of the second runs find them.
+    with last_runs(examples, rounds=2, WARM_TEMPLATES="32") as (stack, runs):
+        warm = {dag_id: outcome(stack, dag_id, run_id) for dag_id, run_id in runs.items()}
+        assert forked(stack, runs) == set(DAG_IDS)
     assert warm == stock
     assert {states["run"] for states in stock.values()} == {"success", "failed"}
