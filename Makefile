@@ -10,6 +10,9 @@ SCALE ?=
 SERVICE ?=
 DAGS ?= dags
 
+# What needs no stack: first, because a mistake shows at once, and on two cores.
+QUICK = not e2e and not warm and not integration
+
 # Universal: one file for every Python from 3.11 on; hashes, and no download addresses.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
   --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
@@ -68,7 +71,8 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/pytest -m 'not e2e and not warm' --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/pytest -m '$(QUICK)' -n 2 --dist loadscope --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
+	@$(BIN)/pytest -m integration --cov --cov-append --cov-report=term $(PYTEST_ARGS)
 
 test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
 	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
