@@ -10,6 +10,9 @@ SCALE ?=
 SERVICE ?=
 DAGS ?= dags
 
+# What needs no stack: first, because a mistake shows at once, and on two cores.
+QUICK = not e2e and not warm and not integration
+
 # Universal: one file for every Python from 3.11 on; hashes, and no download addresses.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
   --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
@@ -68,7 +71,8 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/pytest -m 'not e2e and not warm' --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/pytest -m '$(QUICK)' -n 2 --dist loadscope --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
+	@$(BIN)/pytest -m integration --cov --cov-append --cov-report=term $(PYTEST_ARGS)
 
 test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
 	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
@@ -76,9 +80,9 @@ test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
 	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py $(PYTEST_ARGS)
 
-test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then the integration tests with every warm piece off
+test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then integration of tasks with every warm piece off
 	@$(BIN)/pytest -m warm tests/warm/test_examples.py $(PYTEST_ARGS)
-	@WARM_IMPORTS=none WARM_SUPERVISOR=off WARM_TEMPLATES=0 WAKE_SCHEDULER=off $(BIN)/pytest -m integration $(PYTEST_ARGS)
+	@WARM_IMPORTS=none WARM_SUPERVISOR=off WARM_TEMPLATES=0 WAKE_SCHEDULER=off $(BIN)/pytest -m 'integration and not either_path' $(PYTEST_ARGS)
 
 check-dags: .venv/.ready  ## Check the DAG files of a folder against the policies, without a stack (DAGS=folder)
 	@$(BIN)/python -m celery_stack.check_dags $(DAGS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,6 +45,7 @@ def test_large_dataframe_stays_out_of_postgres(stack: RunningStack, frames: str)
     assert not any("make_10/" in str(path) for path in stored), stored
 
 
+@pytest.mark.either_path
 def test_refused_dag_is_named_with_its_remedy_while_others_load(stack: RunningStack):
     """For every policy: DAG, task, expected, found, remedy, as the README says; the rest is there."""
     expected = refusals()
@@ -59,6 +59,7 @@ def test_refused_dag_is_named_with_its_remedy_while_others_load(stack: RunningSt
         stack.client.wait_for_dag(dag_id, deadline_s=60)
 
 
+@pytest.mark.either_path
 def test_every_worker_consumes_its_queues(stack: RunningStack):
     """Asked over Redis, each worker names the queues of its pool."""
     assert consumed_queues(stack.home) == {
@@ -76,6 +77,7 @@ def test_workers_hold_no_way_into_the_metadata_database(stack: RunningStack):
         assert secret not in told
 
 
+@pytest.mark.either_path
 def test_warehouse_is_migrated_and_its_role_limited(stack: RunningStack):
     """A start brings the tables, and the database itself holds the pool's line."""
     tables = stack.warehouse("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -105,6 +107,7 @@ def test_no_secret_is_logged(stack: RunningStack):
         assert not [secret for secret in secrets if secret in text], log
 
 
+@pytest.mark.either_path
 def test_everything_listens_on_loopback_only(stack: RunningStack):
     """No port of the stack is open to other machines."""
     doors = [door for doors in _look_at(stack, "", _open_doors) for door in doors]
@@ -112,47 +115,9 @@ def test_everything_listens_on_loopback_only(stack: RunningStack):
     assert {address for _, address in doors} <= {"127.0.0.1", "::1"}, doors
 
 
-def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
-    """The supervisor starts it again under its own name."""
-    (worker,) = (p for p in Supervisor(stack.home).processes() if p["name"] == "worker-2")
-    psutil.Process(worker["pid"]).send_signal(signal.SIGKILL)
-    wait_for(
-        lambda: [p for p in Supervisor(stack.home).processes() if p["name"] == "worker-2"],
-        lambda found: found[0]["pid"] not in (0, worker["pid"]),
-        deadline_s=30,
-    )
-    wait_for(
-        lambda: consumed_queues(stack.home),
-        lambda queues: queues.get("worker-2") == ["default", "pg_io"],
-        deadline_s=60,
-    )
-
-
-def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack):
-    """kill -9 of servers and components alike: all of it is healthy again, and a run succeeds."""
-    killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_no_worker(p)}
-    assert len(killed) == 7, killed
-    for pid in killed.values():
-        psutil.Process(pid).kill()
-    wait_for(
-        lambda: [
-            p["name"]
-            for p in Supervisor(stack.home).processes()
-            if p["statename"] != "RUNNING" or p["pid"] == killed.get(p["name"])
-        ],
-        lambda down: not down,
-        deadline_s=60,
-    )
-    wait_for(lambda: stack.command("status").returncode, lambda code: code == 0, deadline_s=60)
-    run_id = stack.run("errand")
-    assert stack.client.run_state("errand", run_id) == "success"
-
-
+@pytest.mark.either_path
 def test_why_says_that_no_scheduler_runs(stack: RunningStack):
-    """Stopped, it is the answer, once one that was killed before counts as gone, too.
-
-    Started again, it lets the task run.
-    """
+    """Stopped, it is the answer; started again, it lets the task run."""
     supervisor = Supervisor(stack.home)._rpc.supervisor
     supervisor.stopProcess("control:scheduler")
     try:
@@ -168,10 +133,36 @@ def test_why_says_that_no_scheduler_runs(stack: RunningStack):
     assert stack.wait_for_end("errand", run_id) == "success"
 
 
-def _is_no_worker(program: dict[str, Any]) -> bool:
-    return program["group"] != "workers"
+@pytest.mark.either_path
+def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack):
+    """kill -9 of servers, components and a worker: all of it is healthy again, and a run succeeds.
+
+    The other workers live on, and find the servers again.
+    """
+    killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_killed(p)}
+    assert len(killed) == 8, killed
+    for pid in killed.values():
+        psutil.Process(pid).kill()
+    wait_for(
+        lambda: [
+            p["name"]
+            for p in Supervisor(stack.home).processes()
+            if p["statename"] != "RUNNING" or p["pid"] == killed.get(p["name"])
+        ],
+        lambda down: not down,
+        deadline_s=60,
+    )
+    # Every worker consumes, the one that was killed under its own name.
+    wait_for(lambda: stack.command("status").returncode, lambda code: code == 0, deadline_s=60)
+    run_id = stack.run("errand")
+    assert stack.client.run_state("errand", run_id) == "success"
 
 
+def _is_killed(program: dict[str, Any]) -> bool:
+    return program["group"] != "workers" or program["name"] == "worker-2"
+
+
+@pytest.mark.either_path
 def test_status_names_every_program(stack: RunningStack):
     """`make status` exits 0 when all run and every worker consumes."""
     shown = stack.command("status")

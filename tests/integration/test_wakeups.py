@@ -17,7 +17,7 @@ from compose.supervise import Supervisor
 from tests.integration.conftest import RunningStack
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either_path]
 LISTENING = "SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN celery_stack_wakeups'"
 
 

@@ -23,7 +23,7 @@ from compose.client import StackError
 from tests.integration.conftest import RunningStack
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either_path]
 
 QUEUE, NODE = "cpu_train", f"worker-cpu-train-1@{gethostname()}"
 DAGS = ("held", "held_training", "held_paused")

@@ -16,6 +16,8 @@ from compose.supervise import Supervisor
 from tests.integration.conftest import RunningStack, running_stack
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".stack*", ".*_cache", "__pycache__", "tests")
+PARSED_ONCE = '"dag_file_parse_ms":0,'
+"""In the log of a task that was forked from a template."""
 LOAD_FILES = 20
 LOAD_TASKS = 100
 LOAD = '''

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from airflow.providers.standard import example_dags as standard_example_dags
 from compose.home import REPO
 from tests.integration.conftest import RunningStack, running_stack
 from tests.waiting import wait_for
+from tests.warm.conftest import PARSED_ONCE
 
 pytestmark = pytest.mark.warm
 
@@ -44,6 +46,15 @@ STANDARD = {
     "example_short_circuit_decorator": "example_short_circuit_decorator",
     "example_short_circuit_operator": "example_short_circuit_operator",
 }
+DAG_IDS = [*CORE.values(), *STANDARD.values()]
+SCHEDULE = re.compile(r"\bschedule=[^,\n]+")
+# Slots enough for the CPU to be the limit: on Airflow's path an ended task may keep its own for seconds.
+SETTINGS = {
+    "POLICY_EXEMPT_PATHS": "examples",
+    "RETRY_DELAY_S": "1",
+    "TASK_RETRIES": "1",
+    "WORKER_CONCURRENCY": "16",
+}
 ALL_OFF = {
     "WARM_IMPORTS": "none",
     "WARM_SUPERVISOR": "off",
@@ -65,29 +76,35 @@ DIFFERS_BY_ITSELF = {"example_bash_decorator", "example_bash_operator", "example
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder of the files, below the folder that the policies leave alone."""
+    """Give a folder of the files, below the folder that the policies leave alone.
+
+    Without their schedules: only the test starts runs.
+    """
     folder = tmp_path_factory.mktemp("dags") / "examples"
     folder.mkdir()
     for package, names in ((example_dags, CORE), (standard_example_dags, STANDARD)):
         for name in names:
-            shutil.copy(Path(str(package.__file__)).with_name(f"{name}.py"), folder)
+            text = Path(str(package.__file__)).with_name(f"{name}.py").read_text()
+            (folder / f"{name}.py").write_text(SCHEDULE.sub("schedule=None", text))
     return folder.parent
 
 
-def results(examples: Path, **settings: str) -> dict[str, Any]:
-    """Run every example twice, so that the second run's tasks find templates; give how the second ended."""
-    exempt = {"POLICY_EXEMPT_PATHS": "examples", "RETRY_DELAY_S": "1"}
+@contextmanager
+def last_runs(
+    examples: Path, *, rounds: int, **settings: str
+) -> Iterator[tuple[RunningStack, dict[str, str]]]:
+    """Run every example, all of them together, `rounds` times; give the last run of each DAG."""
     folder = REPO / ".stack-examples"
-    with running_stack(folder, "worker=1", dags_of_tests=examples, **exempt, **settings) as stack:
-        dag_ids = [*CORE.values(), *STANDARD.values()]
-        for dag_id in dag_ids:
+    scale = ("worker=1", "worker-cpu-train=0")
+    with running_stack(folder, *scale, dags_of_tests=examples, **SETTINGS, **settings) as stack:
+        for dag_id in DAG_IDS:
             wait_for(lambda: stack.client.find_dag(dag_id), bool, deadline_s=120)  # noqa: B023
             stack.set_paused(dag_id, False)
-        for _ in range(2):
-            runs = {dag_id: stack.client.trigger(dag_id) for dag_id in dag_ids}
+        for _ in range(rounds):
+            runs = {dag_id: stack.client.trigger(dag_id) for dag_id in DAG_IDS}
             for dag_id, run_id in runs.items():
                 stack.wait_for_end(dag_id, run_id)
-        return {dag_id: outcome(stack, dag_id, run_id) for dag_id, run_id in runs.items()}
+        yield stack, runs
 
 
 def outcome(stack: RunningStack, dag_id: str, run_id: str) -> dict[str, Any]:
@@ -100,9 +117,24 @@ def outcome(stack: RunningStack, dag_id: str, run_id: str) -> dict[str, Any]:
     return found
 
 
+def forked(stack: RunningStack, runs: dict[str, str]) -> set[str]:
+    """Give the DAGs of which any task was forked from a template, as its log says."""
+    found = set()
+    for dag_id, run_id in runs.items():
+        folder = stack.home.task_logs / f"dag_id={dag_id}/run_id={run_id}"
+        if any(PARSED_ONCE in log.read_text() for log in folder.rglob("attempt=?.log")):
+            found.add(dag_id)
+    return found
+
+
 def test_example_dags_end_alike_on_both_paths(examples: Path):
     """States, tries and XComs of mapping, branches, groups, deferral, bash, set-up and teardown."""
-    stock = results(examples, **ALL_OFF)
-    warm = results(examples)
+    with last_runs(examples, rounds=1, **ALL_OFF) as (stack, runs):
+        stock = {dag_id: outcome(stack, dag_id, run_id) for dag_id, run_id in runs.items()}
+        assert forked(stack, runs) == set()
+    # Twice, and with room for every template, so that the tasks of the second runs find them.
+    with last_runs(examples, rounds=2, WARM_TEMPLATES="32") as (stack, runs):
+        warm = {dag_id: outcome(stack, dag_id, run_id) for dag_id, run_id in runs.items()}
+        assert forked(stack, runs) == set(DAG_IDS)
     assert warm == stock
     assert {states["run"] for states in stock.values()} == {"success", "failed"}

@@ -9,10 +9,9 @@ import psutil
 import pytest
 
 from tests.waiting import wait_for
-from tests.warm.conftest import LOAD_FILES, LOAD_TASKS, Copy
+from tests.warm.conftest import LOAD_FILES, LOAD_TASKS, PARSED_ONCE, Copy
 
 pytestmark = pytest.mark.warm
-PARSED_ONCE = '"dag_file_parse_ms":0,'
 
 
 def log_of(copy: Copy, dag_id: str, run_id: str, task_id: str) -> str:
