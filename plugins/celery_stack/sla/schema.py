@@ -19,8 +19,14 @@ READABLE = (
     "dag_version",
     "deadline_alert",
     "serialized_dag",
-    "slot_pool",
     "task_instance",
+    "task_instance_history",
+    # Besides, for why a task waits (`celery_stack.why`).
+    "backfill",
+    "job",
+    "slot_pool",
+    "task_reschedule",
+    "trigger",
 )
 
 TABLES = """
@@ -38,6 +44,8 @@ create table if not exists sla.record (
   reason text not null default '',
   blocking jsonb not null default '[]',
   recipients text[] not null default '{}',
+  on_miss text not null default '',
+  told_at timestamptz,
   judged_at timestamptz,
   created_at timestamptz not null default now(),
   unique (dag_id, run_id, task_id, name)
@@ -72,6 +80,27 @@ create table if not exists sla.mail_record (
   primary key (mail_id, record_id)
 );
 create index if not exists mail_record_by_record on sla.mail_record (record_id);
+
+-- What a Variable said of a promise when the run was created: Airflow itself writes it, in that transaction.
+create table if not exists sla.interval (
+  dag_id text not null,
+  run_id text not null,
+  task_id text not null default '',
+  name text not null,
+  seconds double precision not null check (seconds > 0),
+  primary key (dag_id, run_id, task_id, name)
+);
+
+-- Since when runs are judged: what is older than the first look was promised to nobody.
+create table if not exists sla.beginning (
+  first_look timestamptz not null default now(),
+  one bool primary key default true check (one)
+);
+insert into sla.beginning default values on conflict do nothing;
+
+grant usage on schema sla to airflow;
+grant select on all tables in schema sla to airflow;
+grant insert on sla.interval to airflow;
 """
 
 
