@@ -68,6 +68,7 @@ create table if not exists sla.mail (
   attempts int not null default 0,
   next_try_at timestamptz not null default now(),
   last_error text not null default '',
+  delivered text[] not null default '{}',
   refused text[] not null default '{}',
   created_at timestamptz not null default now(),
   sent_at timestamptz
