@@ -7,7 +7,6 @@ alert's reference, a small JSON object; its callback does nothing.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, AsyncCallback, BaseDeadlineReference, DeadlineAlert
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-logger = logging.getLogger(__name__)
 
 ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -30,13 +25,6 @@ DAG_FILE_MODULE = "unusual_prefix_"
 """How Airflow names the module of a DAG file, which no other process can import."""
 RUN = "run"
 """What the SLA of the whole run is called unless its author names it."""
-MANUAL_RUNS = ("manual", "backfill")
-"""Runs that were due when somebody created them, whatever date they carry."""
-
-OVERRIDE = text(
-    "insert into sla.interval (dag_id, run_id, task_id, name, seconds)"
-    " values (:dag_id, :run_id, :task_id, :name, :seconds) on conflict do nothing"
-)
 
 
 @dataclass(frozen=True)
@@ -79,32 +67,15 @@ class Promise(BaseDeadlineReference):
         """Give the moment that Airflow counts its deadline from.
 
         None for a task: Airflow knows deadlines of runs alone, and would mark the run as late though
-        the task was done in time. The Variable is read here, as Airflow reads those of its own
-        deadlines: once, when the run is created.
+        the task was done in time.
         """
-        seconds = self._seconds_of_run(session, dag_id, run_id)
+        from celery_stack.sla import new_run  # where a run is created, there is a database
+
+        seconds = new_run.seconds_promised(self, session, dag_id, run_id)
         if self.task_id:
             return None
-        return _due_from(session, dag_id, run_id) + timedelta(seconds=seconds - self.seconds)
-
-    def _seconds_of_run(self, session: Session, dag_id: str, run_id: str) -> float:
-        """Give the seconds promised for this run, and note them where they are the Variable's."""
-        seconds = _variable_seconds(self.variable, session) if self.variable else None
-        if seconds is None:
-            return self.seconds
-        values = {"dag_id": dag_id, "run_id": run_id, "task_id": self.task_id, "name": self.name}
-        # A savepoint in SQL: Airflow's scheduler forbids its session to commit, even a part.
-        session.execute(text("savepoint sla"))
-        try:
-            session.execute(OVERRIDE, values | {"seconds": seconds})
-        except SQLAlchemyError as error:
-            session.execute(text("rollback to savepoint sla"))
-            logger.warning(
-                "The SLA %s keeps its %g s in %s %s: %s", self.name, self.seconds, dag_id, run_id, error
-            )
-            return self.seconds
-        session.execute(text("release savepoint sla"))
-        return seconds
+        due = new_run.due_from(session, dag_id, run_id)
+        return due + timedelta(seconds=seconds - self.seconds)
 
 
 async def noted(**_context: Any) -> None:
@@ -224,38 +195,3 @@ def _path_of(callback: Callable[..., Any] | str) -> str:
             "Put it into a module of the plugins folder."
         )
     return path
-
-
-def _due_from(session: Session, dag_id: str, run_id: str) -> datetime:
-    """Give when the clock of the run started; `metadata.NEW` says the same in SQL."""
-    from airflow.models import DagRun  # here: whoever declares has no business with the database
-    from sqlalchemy import select
-
-    columns = (DagRun.run_type, DagRun.run_after, DagRun.created_at)
-    query = select(*columns).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
-    run = session.execute(query).one()
-    due: datetime = run.run_after
-    created: datetime = run.created_at or due
-    if run.run_type == "backfill":
-        return created
-    return max(created, due) if run.run_type == "manual" else due
-
-
-def _variable_seconds(key: str, session: Session) -> float | None:
-    """Give what the Variable says; None where it is not set, or says no time.
-
-    With the session of the caller: `Variable.get` would commit it, which the scheduler forbids.
-    """
-    from airflow.secrets.metastore import MetastoreBackend
-
-    value = MetastoreBackend().get_variable(key, session=session)
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds < float("inf"):
-        logger.warning("Variable %s must be seconds above zero, got %r: left out.", key, value)
-        return None
-    return seconds
