@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -329,7 +329,7 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(shown[:3]) + more
 
 
-def _common(ui: _Ui, now: datetime, log_tails: Mapping[str, str]) -> dict[str, object]:
+def _common(ui: _Ui, now: datetime, log_tails: Mapping[str, str]) -> dict[str, Any]:
     """Give the part of a letter that both kinds share."""
     return {
         "dag_id": one_line(ui.dag_id),
