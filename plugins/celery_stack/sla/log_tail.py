@@ -10,9 +10,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+LOGS = 3
 LINES = 8
 LINE_LENGTH = 240
 READ_BYTES = 64 * 1024
@@ -24,16 +26,17 @@ ATTEMPT = re.compile(r"attempt=(\d+)\.log")
 def read_log_tails(
     folder: Path | None, *, dag_id: str, run_id: str, tasks: Iterable[str]
 ) -> dict[str, str]:
-    """Give the end of the latest log of each task, by its name; those that cannot be read are left out.
+    """Give the end of the latest log of the first tasks that have one, by the task's name.
 
     Args:
         folder: the base log folder; None where the logs are elsewhere.
-        tasks: names as `load` or `train[2]`.
+        tasks: names as `load` or `train[2]`, the most important first.
     """
     if folder is None:
         return {}
-    tails = {task: _tail_of(folder, dag_id, run_id, task) for task in tasks}
-    return {task: tail for task, tail in tails.items() if tail}
+    # A generator: a thousand mapped instances are not all read.
+    tails = ((task, _tail_of(folder, dag_id, run_id, task)) for task in tasks)
+    return dict(islice(((task, tail) for task, tail in tails if tail), LOGS))
 
 
 def _tail_of(folder: Path, dag_id: str, run_id: str, task: str) -> str:

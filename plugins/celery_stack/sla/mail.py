@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # What a mail shows at most: mail programs cut off long ones (Gmail at 102 kB).
 ITEMS = 20
 WAITING = 10
-LOGS = 3
 SUBJECT_LENGTH = 120
 
 # What may stand in a command that somebody half asleep pastes into a shell.
@@ -336,7 +335,7 @@ def _common(ui: _Ui, now: datetime, log_tails: Mapping[str, str]) -> dict[str, A
         "run_id": one_line(ui.run_id),
         "run_url": ui.run,
         "dag_url": ui.dag,
-        "logs": [(one_line(task), _lines(tail)) for task, tail in list(log_tails.items())[:LOGS]],
+        "logs": [(one_line(task), _lines(tail)) for task, tail in log_tails.items()],
         "seen": spell_time(now),
     }
 

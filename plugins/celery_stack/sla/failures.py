@@ -1,0 +1,212 @@
+"""Mails of failed runs: one for each run and cause, none for a retry.
+
+They are judged from the metadata, as SLAs are: a run counts that ended in `failed`, its cause are the task
+instances that failed in it and their tries. So a run that was cleared and fails again is told of
+again, and a mail that was lost with a process is written by the next look.
+
+An author says who is told with `on_failure_callback=failure_mail(to=[…])`. Airflow stores of a callback only
+that there is one: a policy writes the addresses into the DAG's default_args, which are stored with
+the DAG (no operator takes an argument of that name). The callback itself does nothing, so
+that nobody is told twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery_stack.sla.addresses import check_addresses
+from celery_stack.sla.log_tail import read_log_tails
+from celery_stack.sla.mail import FailedTask, Rendered, render_failure_mail
+from celery_stack.sla.outbox import enqueue
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+    from psycopg import Connection
+
+log = logging.getLogger(__name__)
+
+STORED_AS = "failure_mail_to"
+"""The name in a DAG's default_args."""
+
+FIRST_LOOK_BACK = timedelta(days=1)
+"""What failed while no monitor ran is told of, if it is not older."""
+OVERLAP = timedelta(minutes=10)
+"""The end of a run reaches the metadata some time after the moment that it names."""
+
+FAILED_RUNS = """
+select r.dag_id, r.run_id, declared.addresses,
+  count(*) filter (where t.state = 'upstream_failed') as not_run,
+  coalesce(
+    json_agg(json_build_array(t.task_id, t.map_index, t.try_number, t.max_tries, t.end_date)
+             order by t.end_date, t.task_id, t.map_index) filter (where t.state = 'failed'),
+    '[]') as failed
+from dag_run r
+left join task_instance t on t.dag_id = r.dag_id and t.run_id = r.run_id
+left join lateral (
+  select s.data #> '{dag,default_args,__var,failure_mail_to}' as addresses
+  from serialized_dag s where s.dag_id = r.dag_id order by s.created_at desc limit 1
+) declared on true
+where r.state = 'failed' and r.end_date >= %(since)s
+group by r.dag_id, r.run_id, r.end_date, declared.addresses::text, declared.addresses
+order by r.end_date
+"""
+KNOWN = "select key from sla.mail where key = any(%s)"
+
+
+@dataclass(frozen=True)
+class FailureMail:
+    """An `on_failure_callback` that stands for a mail; `to` says who gets it."""
+
+    to: tuple[str, ...]
+
+    def __call__(self, context: Any) -> None:
+        """Do nothing: the monitor sends it, once per run and cause."""
+
+
+def failure_mail(*, to: Sequence[str]) -> FailureMail:
+    """Say who gets the mails of a DAG's failed runs, instead of SLA_EMAIL_TO; `to=[]`: nobody.
+
+    Give it to the DAG: `@dag(on_failure_callback=failure_mail(to=["ml@example.org"]))`.
+
+    Raises:
+        ValueError: one of them is no address.
+    """
+    return FailureMail(check_addresses(to))
+
+
+def store_failure_mail(dag: DAG) -> None:
+    """Write the addresses of the DAG's `failure_mail` to where they are stored with it."""
+    found = [one for one in _as_list(dag.on_failure_callback) if isinstance(one, FailureMail)]
+    if found:
+        to = [address for one in found for address in one.to]
+        dag.default_args[STORED_AS] = list(dict.fromkeys(to))
+
+
+def find_misplaced(dag: DAG) -> Iterator[str]:
+    """Say for each task with a `failure_mail`, where it would mean nothing, what to do instead."""
+    for task in dag.tasks:
+        if any(isinstance(c, FailureMail) for c in _as_list(task.on_failure_callback)):
+            yield (
+                f"task {task.task_id} has a failure_mail, which tells of failed runs. "
+                "Give it to the DAG: @dag(on_failure_callback=failure_mail(to=[…]))."
+            )
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that failed; `declared` is who its DAG wants to be told, None where it does not say."""
+
+    dag_id: str
+    run_id: str
+    failed: tuple[FailedTask, ...]
+    not_run: int
+    declared: tuple[str, ...] | None
+
+    @property
+    def key(self) -> str:
+        """Name the run and the cause."""
+        cause = json.dumps([[task.task, task.try_number] for task in self.failed])
+        digest = hashlib.sha256(cause.encode()).hexdigest()[:16]
+        return f"failure:{self.dag_id}:{self.run_id}:{digest}"
+
+
+class Surroundings(Protocol):
+    """What a look needs to know of the stack."""
+
+    @property
+    def default_to(self) -> Sequence[str]: ...
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def log_folder(self) -> Path | None: ...
+
+
+@dataclass
+class Since:
+    """From when on the next look looks for failed runs."""
+
+    looked_at: datetime | None = field(default=None)
+
+    def start(self, now: datetime) -> datetime:
+        return now - FIRST_LOOK_BACK if self.looked_at is None else self.looked_at - OVERLAP
+
+
+def look(connection: Connection[Any], stack: Surroundings, since: Since, *, now: datetime) -> int:
+    """Write a mail for each run that has failed since the last look; give how many are new."""
+    new = 0
+    for run in _unknown(connection, find_failures(connection, since.start(now))):
+        to = stack.default_to if run.declared is None else run.declared
+        if to:  # unlike with an SLA, nobody has asked for it
+            with connection.transaction():
+                new += _enqueue(connection, run, to, _rendered(run, stack, now))
+    since.looked_at = now
+    return new
+
+
+def find_failures(connection: Connection[Any], since: datetime) -> list[FailedRun]:
+    """Give the runs that have failed since then, the oldest first, each with its failed tasks."""
+    rows = connection.execute(FAILED_RUNS, {"since": since}).fetchall()
+    return [
+        FailedRun(dag_id, run_id, tuple(map(_task, failed)), not_run, _declared(addresses))
+        for dag_id, run_id, addresses, not_run, failed in rows
+    ]
+
+
+def _unknown(connection: Connection[Any], runs: Sequence[FailedRun]) -> list[FailedRun]:
+    """Give those without a mail: logs are read and mails are rendered for them alone."""
+    known = {key for (key,) in connection.execute(KNOWN, ([run.key for run in runs],)).fetchall()}
+    return [run for run in runs if run.key not in known]
+
+
+def _rendered(run: FailedRun, stack: Surroundings, now: datetime) -> Rendered:
+    tasks = [task.task for task in run.failed]
+    return render_failure_mail(
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        failed=run.failed,
+        not_run=run.not_run,
+        now=now,
+        base_url=stack.base_url,
+        log_tails=read_log_tails(
+            stack.log_folder, dag_id=run.dag_id, run_id=run.run_id, tasks=tasks
+        ),
+    )
+
+
+def _enqueue(
+    connection: Connection[Any], run: FailedRun, to: Sequence[str], rendered: Rendered
+) -> bool:
+    log.info("Failed: %s %s", run.dag_id, run.run_id)
+    return enqueue(
+        connection,
+        key=run.key,
+        kind="failure",
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        recipients=to,
+        rendered=rendered,
+    )
+
+
+def _task(row: Sequence[Any]) -> FailedTask:
+    task_id, map_index, try_number, max_tries, ended = row
+    name = task_id if map_index < 0 else f"{task_id}[{map_index}]"
+    at = None if ended is None else datetime.fromisoformat(ended)
+    return FailedTask(name, try_number, max(max_tries + 1, try_number), at)
+
+
+def _declared(addresses: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, addresses)) if isinstance(addresses, list) else None
+
+
+def _as_list(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
