@@ -25,7 +25,7 @@ from airflow.utils.session import create_session
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, status
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, StringConstraints
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -80,9 +80,8 @@ def _empty_as_none(value: Any) -> Any:
     return None if value == "" else value
 
 
-OneId = Annotated[
-    str | None, BeforeValidator(_empty_as_none), Query(max_length=250, pattern=r"^[^\x00]*$")
-]
+AnyId = Annotated[str, StringConstraints(max_length=250, pattern=r"^[^\x00]*$")]
+OneId = Annotated[AnyId | None, BeforeValidator(_empty_as_none)]
 OneVerdict = Annotated[Verdict | None, BeforeValidator(_empty_as_none)]
 OneTime = Annotated[datetime | None, BeforeValidator(_empty_as_none)]
 OneDay = Annotated[date | None, BeforeValidator(_empty_as_none)]
