@@ -41,20 +41,21 @@ OVERLAP = timedelta(minutes=10)
 """The end of a run reaches the metadata some time after the moment that it names."""
 
 FAILED_RUNS = """
-select r.dag_id, r.run_id, declared.addresses,
-  count(*) filter (where t.state = 'upstream_failed') as not_run,
-  coalesce(
-    json_agg(json_build_array(t.task_id, t.map_index, t.try_number, t.max_tries, t.end_date)
-             order by t.end_date, t.task_id, t.map_index) filter (where t.state = 'failed'),
-    '[]') as failed
+select r.dag_id, r.run_id, declared.addresses, tasks.not_run, tasks.failed
 from dag_run r
-left join task_instance t on t.dag_id = r.dag_id and t.run_id = r.run_id
+cross join lateral (
+  select count(*) filter (where t.state = 'upstream_failed') as not_run,
+    coalesce(
+      json_agg(json_build_array(t.task_id, t.map_index, t.try_number, t.max_tries, t.end_date)
+               order by t.end_date, t.task_id, t.map_index) filter (where t.state = 'failed'),
+      '[]') as failed
+  from task_instance t where t.dag_id = r.dag_id and t.run_id = r.run_id
+) tasks
 left join lateral (
   select s.data #> '{dag,default_args,__var,failure_mail_to}' as addresses
   from serialized_dag s where s.dag_id = r.dag_id order by s.created_at desc limit 1
 ) declared on true
 where r.state = 'failed' and r.end_date >= %(since)s
-group by r.dag_id, r.run_id, r.end_date, declared.addresses::text, declared.addresses
 order by r.end_date
 """
 KNOWN = "select key from sla.mail where key = any(%s)"

@@ -374,12 +374,12 @@ def _send_text(client: smtplib.SMTP, raw: bytes) -> tuple[int, bytes]:
     assert sock is not None, "the server has just answered"  # noqa: S101
     sock.settimeout(ACCEPTANCE_TIMEOUT_S)
     try:
-        return client.data(raw)
+        code, said = client.data(raw)
     except smtplib.SMTPDataError as error:  # it did not want to see it
         client.rset()
-        return error.smtp_code, _bytes(error.smtp_error)
-    finally:
-        sock.settimeout(TIMEOUT_S)
+        code, said = error.smtp_code, _bytes(error.smtp_error)
+    sock.settimeout(TIMEOUT_S)
+    return code, said
 
 
 def _bytes(said: bytes | str) -> bytes:
