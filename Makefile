@@ -68,13 +68,16 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/pytest -m 'not e2e and not warm' --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/pytest -m 'not e2e and not warm and not sla' --cov --cov-report=term $(PYTEST_ARGS)
 
 test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
 	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
 
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
 	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py $(PYTEST_ARGS)
+
+test-sla: .venv/.ready  ## Missed SLAs: records, mails, callbacks, whatever was down meanwhile
+	@$(BIN)/pytest -m sla tests/sla $(PYTEST_ARGS)
 
 test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then the integration tests with every warm piece off
 	@$(BIN)/pytest -m warm tests/warm/test_examples.py $(PYTEST_ARGS)
@@ -116,4 +119,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-stock check-dags bench bench-io bench-isolation bench-model setup lock clean
+  test test-writes test-warm test-sla test-stock check-dags bench bench-io bench-isolation bench-model setup lock clean

@@ -12,14 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from airflow.sdk import DAG, AsyncCallback, BaseDeadlineReference, DeadlineAlert
+from airflow.sdk import DAG
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import BaseDeadlineReference, DeadlineAlert
+
+from celery_stack.sla.addresses import check_addresses
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 DAG_FILE_MODULE = "unusual_prefix_"
 """How Airflow names the module of a DAG file, which no other process can import."""
@@ -138,9 +141,8 @@ def task_sla(
 
 def find_problems(dag: DAG) -> Iterator[str]:
     """Say what is wrong with the promises of `dag`, one line each, with the remedy."""
-    promises = [
-        alert.reference for alert in dag.deadline or [] if isinstance(alert.reference, Promise)
-    ]
+    alerts = cast("list[DeadlineAlert]", dag.deadline or [])  # Airflow has made a list of one
+    promises = [alert.reference for alert in alerts if isinstance(alert.reference, Promise)]
     known = ", ".join(sorted(dag.task_ids))
     for promise in promises:
         if promise.task_id and promise.task_id not in dag.task_dict:
@@ -174,11 +176,7 @@ def _rest(
     to: Sequence[str], on_miss: Callable[..., Any] | str, variable: str
 ) -> tuple[tuple[str, ...], str, str]:
     """Give the last fields of a `Promise`, checked."""
-    addresses = (to,) if isinstance(to, str) else tuple(to)
-    for address in addresses:
-        if not ADDRESS.fullmatch(address):
-            raise ValueError(f"to= must be e-mail addresses, got {address!r}. Correct it.")
-    return addresses, _path_of(on_miss), variable
+    return check_addresses(to), _path_of(on_miss), variable
 
 
 def _path_of(callback: Callable[..., Any] | str) -> str:

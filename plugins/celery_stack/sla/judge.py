@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["pending", "met", "missed"]
 
-DONE = frozenset({"success", "skipped"})
-"""Skipped is done: somebody or something has decided that there was nothing to do."""
-GONE = "removed"
-"""Instances that a mapped task no longer has."""
 WORST_FIRST = (
     "failed",
     "upstream_failed",
@@ -27,42 +21,7 @@ WORST_FIRST = (
     "skipped",
     "success",
 )
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A task instance now, and when it was first done in an earlier life.
-
-    Args:
-        state: `none` before anything looked at it.
-        done_before: when it ended in success before somebody cleared it; None if it never did.
-    """
-
-    map_index: int
-    state: str
-    started: datetime | None = None
-    ended: datetime | None = None
-    done_before: datetime | None = None
-
-    @property
-    def finished(self) -> datetime | None:
-        """When it was first done; clearing it afterwards breaks no promise."""
-        now = self.ended if self.state in DONE else None
-        return min((moment for moment in (now, self.done_before) if moment), default=None)
-
-
-def finished_at(instances: Sequence[Instance]) -> datetime | None:
-    """Give when a task was done, which is when the last of its instances was; None if it is not."""
-    moments = [one.finished for one in instances if one.state != GONE]
-    done = [moment for moment in moments if moment is not None]
-    return max(done) if done and len(done) == len(moments) else None
-
-
-def worst(instances: Sequence[Instance]) -> Instance | None:
-    """Give the instance that keeps a task from being done, first of all one that failed."""
-    ranks = {state: rank for rank, state in enumerate(WORST_FIRST)}
-    present = [one for one in instances if one.state != GONE]
-    return min(present, key=lambda one: (ranks.get(one.state, 0), one.map_index), default=None)
+"""Which state speaks for a mapped task whose instances are in several; Airflow's null is `none`."""
 
 
 def judge(*, promised: datetime, finished: datetime | None, now: datetime) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import DictRow, class_row, dict_row
 
-from celery_stack.sla.judge import Instance
+from celery_stack.sla.judge import WORST_FIRST
 from celery_stack.sla.schema import Blocking
 
 CATCH_UP = timedelta(days=1)
@@ -60,29 +60,36 @@ delete from sla.record k where verdict = 'pending'
   and not exists (select from dag_run r where r.dag_id = k.dag_id and r.run_id = k.run_id)
 """
 
-OPEN_RUNS = """
+# Promises that are not judged yet, and missed ones that have not finished, each with what its task
+# instances say; a promise for the run has those of all tasks. An instance is done when it ended in success, or
+# was skipped, for the first time: that somebody cleared it afterwards breaks no promise.
+WATCHED = """
 select k.id, k.dag_id, k.run_id, k.task_id, k.name, k.due_from, k.promised, k.recipients, k.on_miss,
-  r.state as run_state, r.start_date, r.end_date, '[]'::jsonb as instances
-from sla.record k join dag_run r on r.dag_id = k.dag_id and r.run_id = k.run_id
-where k.verdict = 'pending' and k.task_id = ''
-"""
-
-OPEN_TASKS = """
-select k.id, k.dag_id, k.run_id, k.task_id, k.name, k.due_from, k.promised, k.recipients, k.on_miss,
-  r.state as run_state, r.start_date, r.end_date,
-  coalesce(jsonb_agg(jsonb_build_object('map_index', t.map_index, 'state', coalesce(t.state, 'none'),
-    'started', t.start_date, 'ended', t.end_date, 'done_before', before.ended))
-    filter (where t.task_id is not null), '[]') as instances
+  k.verdict, r.created_at, coalesce(r.state, 'queued') as run_state, r.end_date as run_ended,
+  min(t.start_date) as started,
+  max(t.end_date) as last_ended,
+  count(t.task_id) as instances,
+  count(done.at) as done,
+  max(done.at) as last_done,
+  (array_agg(coalesce(t.state, 'none')
+    order by array_position(%(worst_first)s, coalesce(t.state, 'none')::text))
+    filter (where t.task_id is not null))[1] as worst
 from sla.record k join dag_run r on r.dag_id = k.dag_id and r.run_id = k.run_id
 left join task_instance t
-  on t.dag_id = k.dag_id and t.run_id = k.run_id and t.task_id = k.task_id
+  on t.dag_id = k.dag_id and t.run_id = k.run_id and (k.task_id = '' or t.task_id = k.task_id)
+  and coalesce(t.state, 'none') <> 'removed'
 left join lateral (
-  select min(h.end_date) as ended from task_instance_history h
+  select min(h.end_date) as at from task_instance_history h
   where h.dag_id = t.dag_id and h.run_id = t.run_id and h.task_id = t.task_id
     and h.map_index = t.map_index and h.state in ('success', 'skipped')
 ) before on true
-where k.verdict = 'pending' and k.task_id <> ''
+left join lateral (
+  select least(case when t.state in ('success', 'skipped') then t.end_date end, before.at) as at
+) done on true
+where k.verdict = 'pending'
+  or (k.verdict = 'missed' and k.finished is null and k.judged_at > now() - interval '7 days')
 group by k.id, r.id
+order by k.promised
 """
 
 # Whoever turns it from pending has judged it; a second monitor finds it judged.
@@ -92,23 +99,11 @@ update sla.record set verdict = %(verdict)s, finished = %(finished)s, state = %(
 where id = %(id)s and verdict = 'pending'
 """
 
-# What was missed and has finished since: the page shows when.
-FINISHED_SINCE = """
-update sla.record k set finished = r.end_date, state = r.state
-from dag_run r
-where k.verdict = 'missed' and k.finished is null and k.task_id = '' and k.judged_at > now() - interval '30 days'
-  and r.dag_id = k.dag_id and r.run_id = k.run_id and r.state = 'success'
-"""
-TASKS_FINISHED_SINCE = """
-update sla.record k set finished = done.ended, state = 'success'
-from (
-  select k.id, max(t.end_date) as ended
-  from sla.record k join task_instance t
-    on t.dag_id = k.dag_id and t.run_id = k.run_id and t.task_id = k.task_id and t.state <> 'removed'
-  where k.verdict = 'missed' and k.finished is null and k.task_id <> '' and k.judged_at > now() - interval '30 days'
-  group by k.id having bool_and(t.state in ('success', 'skipped'))
-) done
-where k.id = done.id
+# What was missed has finished after all. Was it in time, and only told us late, then it was no miss.
+FINISHED = """
+update sla.record set finished = %(finished)s, state = %(state)s,
+  verdict = case when %(finished)s <= promised then 'met' else verdict end
+where id = %(id)s and finished is null
 """
 
 UNFINISHED = """
@@ -119,11 +114,13 @@ order by start_date nulls last, task_id, map_index
 
 
 @dataclass(frozen=True)
-class Open:
-    """A promise that is not judged yet, with what it is about as it is now.
+class Watched:
+    """A promise and what it is about, as it is now.
 
     Args:
-        instances: of the task; of the whole run it has none.
+        verdict: `pending`, or `missed` where it has not finished.
+        instances: how many the task, or the whole run, has; of these so many are `done`.
+        worst: the state that speaks for all of them; None without any.
     """
 
     id: int
@@ -133,12 +130,41 @@ class Open:
     name: str
     due_from: datetime
     promised: datetime
-    recipients: tuple[str, ...]
+    recipients: Sequence[str]
     on_miss: str
+    verdict: str
+    created_at: datetime | None
     run_state: str
-    start_date: datetime | None
-    end_date: datetime | None
-    instances: tuple[Instance, ...]
+    run_ended: datetime | None
+    started: datetime | None
+    last_ended: datetime | None
+    instances: int
+    done: int
+    last_done: datetime | None
+    worst: str | None
+
+    @property
+    def state(self) -> str:
+        """Give the state to show: of the run, or of the task's worst instance."""
+        return (self.worst or "none") if self.task_id else self.run_state
+
+    @property
+    def finished(self) -> datetime | None:
+        """Give when all of it was done for the first time; None if it is not.
+
+        A run is done when its last task is: when the scheduler came to see it does not count.
+        """
+        if self.instances and self.done == self.instances:
+            return self.last_done
+        # A run may succeed over a failed task; of a mapped task there may be nothing left.
+        if self.run_state == "success" and (not self.task_id or not self.instances):
+            return min(filter(None, (self.last_ended, self.run_ended)), default=None)
+        return None
+
+    @property
+    def catches_up(self) -> bool:
+        """Tell whether the run was created long after it was promised: nobody is told."""
+        return self.created_at is not None and self.created_at - self.promised > CATCH_UP
 
 
 def newest_run(connection: Connection[Any]) -> int:
@@ -164,7 +190,6 @@ def _record(row: DictRow, default_to: Sequence[str]) -> dict[str, Any]:
     promise = row["promise"]
     seconds = row["seconds"] or promise["seconds"]
     promised = row["due_from"] + timedelta(seconds=seconds)
-    catches_up = row["created_at"] is not None and row["created_at"] - promised > CATCH_UP
     to = promise["to"] or row["to_of_run"] or list(default_to)
     return {
         "dag_id": row["dag_id"],
@@ -174,35 +199,21 @@ def _record(row: DictRow, default_to: Sequence[str]) -> dict[str, Any]:
         "due_from": row["due_from"],
         "promised": promised,
         "state": row["state"] if not promise["task_id"] else "none",
-        "recipients": [] if catches_up else to,
-        "on_miss": "" if catches_up else promise["on_miss"],
+        "recipients": to,
+        "on_miss": promise["on_miss"],
     }
 
 
-def open_promises(connection: Connection[Any]) -> list[Open]:
-    """Give what is not judged yet; what was promised for a run that is gone is forgotten."""
+def watched(connection: Connection[Any]) -> list[Watched]:
+    """Give what is not judged yet or not finished; what was promised for a run that is gone is forgotten."""
     connection.execute(FORGET)
-    with connection.cursor(row_factory=dict_row) as cursor:
-        rows = [*cursor.execute(OPEN_RUNS).fetchall(), *cursor.execute(OPEN_TASKS).fetchall()]
-    return [_open(row) for row in rows]
-
-
-def _open(row: DictRow) -> Open:
-    instances = tuple(sorted(map(_instance, row["instances"]), key=lambda one: one.map_index))
-    return Open(**row | {"instances": instances, "recipients": tuple(row["recipients"])})
-
-
-def _instance(given: Mapping[str, Any]) -> Instance:
-    moments = {
-        name: given[name] and datetime.fromisoformat(given[name])
-        for name in ("started", "ended", "done_before")
-    }
-    return Instance(given["map_index"], given["state"], **moments)
+    with connection.cursor(row_factory=class_row(Watched)) as cursor:
+        return cursor.execute(WATCHED, {"worst_first": list(WORST_FIRST)}).fetchall()
 
 
 def judged(
     connection: Connection[Any],
-    one: Open,
+    one: Watched,
     *,
     verdict: str,
     finished: datetime | None,
@@ -222,10 +233,10 @@ def judged(
     return connection.execute(JUDGE, values).rowcount == 1
 
 
-def note_finished(connection: Connection[Any]) -> None:
-    """Fill in when what was missed has finished after all."""
-    connection.execute(FINISHED_SINCE)
-    connection.execute(TASKS_FINISHED_SINCE)
+def has_finished(connection: Connection[Any], one: Watched) -> None:
+    """Write down when a missed promise was fulfilled after all."""
+    values = {"id": one.id, "finished": one.finished, "state": one.state}
+    connection.execute(FINISHED, values)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from airflow.models import DagRun
 from airflow.models.dagbag import DBDagBag
 from sqlalchemy import create_engine, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -97,7 +96,7 @@ class Reasons:
             with Session(self._engine) as session:
                 run = session.scalars(query).one_or_none()
                 dag = run and DBDagBag().get_dag_for_run(run, session=session)
-        except SQLAlchemyError:
+        except Exception:
             logger.exception("What %s of %s waits for is not known", task_id, dag_id)
             return {task_id}
         if not dag or not dag.has_task(task_id):
