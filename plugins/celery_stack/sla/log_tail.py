@@ -99,7 +99,8 @@ def _exceptions(entry: Mapping[str, Any]) -> Iterator[str]:
     for error in reversed(entry.get("error_detail") or []):
         frame = (error.get("frames") or [{}])[-1]
         place = f" ({Path(frame['filename']).name}:{frame.get('lineno')})" if frame else ""
-        yield f"  {error.get('exc_type')}: {error.get('exc_value')}{place}"
+        said = " ".join(str(error.get("exc_value", "")).split())
+        yield f"  {error.get('exc_type')}: {said}{place}"
 
 
 def _short(line: str) -> str:

@@ -29,6 +29,8 @@ SUBJECT_LENGTH = 120
 
 # What may stand in a command that somebody half asleep pastes into a shell.
 PASTEABLE = re.compile(r"[A-Za-z0-9_.:+~@-]+(\[\d+\])?")
+# A line of a log's tail as `log_tail` writes exceptions: `  ValueError: …`.
+EXCEPTION = re.compile(r"^  ([A-Za-z_][\w.]*: .*)$", re.MULTILINE)
 ENDED_BADLY = frozenset({"failed", "upstream_failed", "removed"})
 IN_WORDS = {
     "": "not started",
@@ -270,9 +272,8 @@ def _near(moment: datetime, other: datetime) -> str:
 
 
 def _failed(task: FailedTask, tail: str, ui: _Ui) -> Item:
-    # In a tail an exception is indented, and the last one is what ended the task.
-    errors = [line for line in tail.splitlines() if line.startswith("  ")]
-    why = one_line(errors[-1]) if errors else ""
+    errors = EXCEPTION.findall(tail)
+    why = one_line(errors[-1]) if errors else ""  # the last one is what ended the task
     facts = [("Try", f"{task.try_number} of {task.tries}")]
     if task.ended:
         facts.append(("Failed", spell_time(task.ended)))
