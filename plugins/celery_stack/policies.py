@@ -88,7 +88,7 @@ def dag_policy(dag: DAG) -> None:
 
     rules = read_rules()
     if dag.on_failure_callback:
-        from celery_stack.sla.failures import store_failure_mail
+        from celery_stack.sla.callbacks import store_failure_mail
 
         store_failure_mail(dag)
     violations = [] if is_exempt(dag, rules) else find_violations(dag, rules)
@@ -159,7 +159,7 @@ def _dag_problems(dag: DAG) -> Iterator[str]:
 
         yield from find_problems(dag)
     if any(task.has_on_failure_callback for task in dag.tasks):
-        from celery_stack.sla.failures import find_misplaced
+        from celery_stack.sla.callbacks import find_misplaced
 
         yield from find_misplaced(dag)
 

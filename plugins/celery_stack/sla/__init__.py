@@ -1,6 +1,7 @@
 """Promises of when a task or a run is done, judged from the metadata: records, e-mails, a page.
 
-What a DAG author uses is `run_sla` and `task_sla`, and for a callback of one's own `SlaEvent`:
+What a DAG author uses is `run_sla` and `task_sla`, for a callback of one's own `SlaEvent`, and
+`failure_mail`:
 
     @dag(schedule="@weekly", deadline=[run_sla(hours=2), task_sla("train", minutes=30)])
 
@@ -13,13 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from celery_stack.sla.callbacks import failure_mail
     from celery_stack.sla.declare import run_sla, task_sla
     from celery_stack.sla.event import SlaEvent
     from celery_stack.sla.schema import Blocking, Miss
 
-__all__ = ["Blocking", "Miss", "SlaEvent", "run_sla", "task_sla"]
+__all__ = ["Blocking", "Miss", "SlaEvent", "failure_mail", "run_sla", "task_sla"]
 
 HOMES = {
+    "failure_mail": "callbacks",
     "run_sla": "declare",
     "task_sla": "declare",
     "SlaEvent": "event",

@@ -2,12 +2,7 @@
 
 They are judged from the metadata, as SLAs are: a run counts that ended in `failed`, its cause are the task
 instances that failed in it and their tries. So a run that was cleared and fails again is told of
-again, and a mail that was lost with a process is written by the next look.
-
-An author says who is told with `on_failure_callback=failure_mail(to=[…])`. Airflow stores of a callback only
-that there is one: a policy writes the addresses into the DAG's default_args, which are stored with
-the DAG (no operator takes an argument of that name). The callback itself does nothing, so
-that nobody is told twice.
+again, and a mail that was lost with a process is written by the next look. Who is told: `callbacks`.
 """
 
 from __future__ import annotations
@@ -15,25 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery_stack.sla.addresses import check_addresses
 from celery_stack.sla.log_tail import read_log_tails
 from celery_stack.sla.mail import FailedTask, Rendered, render_failure_mail
 from celery_stack.sla.outbox import enqueue
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
     from psycopg import Connection
 
 log = logging.getLogger(__name__)
-
-STORED_AS = "failure_mail_to"
-"""The name in a DAG's default_args."""
 
 FIRST_LOOK_BACK = timedelta(days=1)
 """What failed while no monitor ran is told of, if it is not older."""
@@ -59,45 +49,6 @@ where r.state = 'failed' and r.end_date >= %(since)s
 order by r.end_date
 """
 KNOWN = "select key from sla.mail where key = any(%s)"
-
-
-@dataclass(frozen=True)
-class FailureMail:
-    """An `on_failure_callback` that stands for a mail; `to` says who gets it."""
-
-    to: tuple[str, ...]
-
-    def __call__(self, context: Any) -> None:
-        """Do nothing: the monitor sends it, once per run and cause."""
-
-
-def failure_mail(*, to: Sequence[str]) -> FailureMail:
-    """Say who gets the mails of a DAG's failed runs, instead of SLA_EMAIL_TO; `to=[]`: nobody.
-
-    Give it to the DAG: `@dag(on_failure_callback=failure_mail(to=["ml@example.org"]))`.
-
-    Raises:
-        ValueError: one of them is no address.
-    """
-    return FailureMail(check_addresses(to))
-
-
-def store_failure_mail(dag: DAG) -> None:
-    """Write the addresses of the DAG's `failure_mail` to where they are stored with it."""
-    found = [one for one in _as_list(dag.on_failure_callback) if isinstance(one, FailureMail)]
-    if found:
-        to = [address for one in found for address in one.to]
-        dag.default_args[STORED_AS] = list(dict.fromkeys(to))
-
-
-def find_misplaced(dag: DAG) -> Iterator[str]:
-    """Say for each task with a `failure_mail`, where it would mean nothing, what to do instead."""
-    for task in dag.tasks:
-        if any(isinstance(c, FailureMail) for c in _as_list(task.on_failure_callback)):
-            yield (
-                f"task {task.task_id} has a failure_mail, which tells of failed runs. "
-                "Give it to the DAG: @dag(on_failure_callback=failure_mail(to=[…]))."
-            )
 
 
 @dataclass(frozen=True)
@@ -133,7 +84,7 @@ class Surroundings(Protocol):
 class Since:
     """From when on the next look looks for failed runs."""
 
-    looked_at: datetime | None = field(default=None)
+    looked_at: datetime | None = None
 
     def start(self, now: datetime) -> datetime:
         return now - FIRST_LOOK_BACK if self.looked_at is None else self.looked_at - OVERLAP
@@ -205,9 +156,3 @@ def _task(row: Sequence[Any]) -> FailedTask:
 
 def _declared(addresses: Any) -> tuple[str, ...] | None:
     return tuple(map(str, addresses)) if isinstance(addresses, list) else None
-
-
-def _as_list(callbacks: Any) -> list[Any]:
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
