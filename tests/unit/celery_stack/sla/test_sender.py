@@ -22,9 +22,9 @@ from psycopg import Connection
 
 from celery_stack.settings import Settings
 from celery_stack.sla import sender
-from celery_stack.sla.mail import Rendered
+from celery_stack.sla.mail import Rendered, one_line
 from celery_stack.sla.outbox import NO_RECIPIENT, enqueue
-from celery_stack.sla.sender import SmtpServer, send_due
+from celery_stack.sla.sender import SmtpServer, compose, send_due
 from compose.secret_files import smtp_connections, write_secret
 from tests.unit.celery_stack.sla.mail_servers import (
     PASSWORD,
@@ -139,7 +139,20 @@ def test_line_breaks_in_ids_begin_no_header(metadata: Connection[Any], mailbox: 
     assert recipients == ["you@example.org"]
     assert "Bcc" not in message
     assert message["X-Airflow-Dag"] == "x Bcc: thief@example.org body"
+    assert message["X-Airflow-Run"] == one_line(evil * 20)
     assert message["Subject"] == "x Bcc: thief@example.org body"
+
+
+def test_message_is_what_servers_take(metadata: Connection[Any]):
+    """Lines end with CR LF and are not too long, whatever is in it; each try sends the same bytes."""
+    lone, long = "a\rb\nc\r\n", "x" * 250 + " " + "ü" * 2000
+    put(metadata, body=Rendered(long, lone + long, f"<p>{lone}{long}</p>"))
+    mail = row(metadata) | {"dag_id": "d" * 250, "run_id": "ü" * 250}
+    raw = compose(mail, "airflow@example.org")
+    lines = raw.split(b"\r\n")
+    assert not [line for line in lines if b"\n" in line or b"\r" in line or len(line) > 998]
+    assert raw.isascii()
+    assert compose(mail, "airflow@example.org") == raw
 
 
 def test_one_connection_serves_a_whole_pass(metadata: Connection[Any], mailbox: Mailbox):
@@ -386,7 +399,6 @@ def test_mail_that_cannot_be_written_does_not_hold_up_the_others(
     metadata: Connection[Any], mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ):
     """It is tried again, with its error."""
-    compose = sender.compose
 
     def fail_for_a(mail: Any, sender: str) -> bytes:
         if mail["key"] == "a":
