@@ -352,16 +352,16 @@ def _deliver(config: Config, over: threading.Event) -> None:
         try:
             with _session(config) as connection:
                 while not over.is_set():
-                    _deliver_once(connection, config)
+                    _deliver_once(connection, config, over)
                     over.wait(min(config.check_s, 5))
         except psycopg.OperationalError as error:
             logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
             over.wait(config.check_s)
 
 
-def _deliver_once(connection: Connection[Any], config: Config) -> None:
+def _deliver_once(connection: Connection[Any], config: Config, over: threading.Event) -> None:
     with _trying("Sending mails"):
-        sender.send_due(connection, config.smtp, now=datetime.now(UTC))
+        sender.send_due(connection, config.smtp, now=datetime.now(UTC), stop=over)
     with _trying("Calling back"):
         call_back(connection, config)
     with _trying("Counting mails"):

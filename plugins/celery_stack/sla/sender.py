@@ -137,7 +137,13 @@ class SmtpServer:
         return text
 
 
-def send_due(connection: Connection[Any], smtp: SmtpServer | None, *, now: datetime) -> int:
+def send_due(
+    connection: Connection[Any],
+    smtp: SmtpServer | None,
+    *,
+    now: datetime,
+    stop: threading.Event | None = None,
+) -> int:
     """Send the mails that are due, over one connection to the server; give how many were sent.
 
     Each is claimed, sent and recorded in a transaction of its own. After `PASS_S` the rest waits for the next
@@ -146,6 +152,7 @@ def send_due(connection: Connection[Any], smtp: SmtpServer | None, *, now: datet
     Args:
         connection: to the metadata database, outside of a transaction.
         smtp: None: none is sent, and the mails say why.
+        stop: once it is set, no further mail is begun.
 
     Raises:
         ValueError: the connection is inside a transaction.
@@ -159,7 +166,7 @@ def send_due(connection: Connection[Any], smtp: SmtpServer | None, *, now: datet
     sent, end = 0, time.monotonic() + PASS_S
     try:
         with Conversation(smtp) as conversation:
-            while time.monotonic() < end:
+            while time.monotonic() < end and not (stop and stop.is_set()):
                 state = _send_one(connection, conversation, now)
                 if state is None:
                     break

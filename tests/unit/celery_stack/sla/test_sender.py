@@ -395,6 +395,17 @@ def test_pass_ends_in_time_for_others_to_be_told(
         assert send_due(metadata, server, now=now()) == 1
 
 
+def test_stop_comes_between_two_mails(metadata: Connection[Any], mailbox: Mailbox):
+    """The one that is under way is finished and recorded: nobody gets it twice."""
+    stop = threading.Event()
+    mailbox.release = stop.set
+    for key in "ab":
+        put(metadata, key=key)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now(), stop=stop) == 1
+    assert (row(metadata, "a")["state"], row(metadata, "b")["state"]) == ("sent", "pending")
+
+
 def test_mail_that_cannot_be_written_does_not_hold_up_the_others(
     metadata: Connection[Any], mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ):
