@@ -289,9 +289,11 @@ def _mail_of_record(row: Mapping[str, Any], now: datetime) -> RecordMail:
 
 
 def _state_without_mail(row: Mapping[str, Any]) -> MailState:
-    if row["verdict"] != "missed":
-        return "none"
-    return "waiting" if row["recipients"] else "no recipient"
+    """Tell why there is no e-mail: it is written with the verdict, so none is to be waited for.
+
+    Nobody is told of a run that was created long after it was promised.
+    """
+    return "no recipient" if row["verdict"] == "missed" and not row["recipients"] else "none"
 
 
 def _delivery(mail: Mapping[str, Any], now: datetime) -> MailState:
