@@ -37,6 +37,7 @@ def security_policy() -> str:
     )
 
 
+@cache
 def _file(name: str) -> str:
     return (resources.files("celery_stack.sla") / "web" / name).read_text()
 

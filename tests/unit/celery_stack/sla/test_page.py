@@ -479,6 +479,18 @@ def test_links_lead_to_runs_and_tasks_of_the_ui(anna: TestClient, rows: Connecti
         assert f'<a data-top target="_top" href="{link}">' in page
 
 
+def test_below_a_path_every_link_begins_with_it(
+    anna: TestClient, rows: Connection[Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Airflow may be reached at https://example.org/airflow; the login leads back there as well."""
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://example.org/airflow/")
+    add_record(rows)
+    assert 'href="/airflow/dags/etl/runs/scheduled__run"' in anna.get("/sla/").text
+    anna.cookies.clear()
+    where = anna.get("/sla/").headers["location"]
+    assert where == "/airflow/api/v2/auth/login?next=%2Fairflow%2Fsla%2F"
+
+
 # What is said when there is nothing to show.
 
 
