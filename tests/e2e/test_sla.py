@@ -29,9 +29,3 @@ def test_missed_sla_is_mailed(four_workers: ComposeStack):
     assert "slow" in text
     verdict = "select verdict from sla.record where dag_id = 'late'"
     assert stack.sql("airflow", verdict) == "missed"
-
-
-def test_monitor_enters_with_a_role_of_its_own(stack: ComposeStack):
-    """It holds no secret of another group but the mail server's."""
-    found = stack.compose("exec", "-T", "sla", "ls", "/run/stack").split()
-    assert found == ["sla", "smtp"]

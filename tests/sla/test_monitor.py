@@ -231,12 +231,13 @@ def test_run_that_catches_up_is_recorded_and_nobody_is_told(
     metadata: Metadata, looks: Callable[[datetime], None]
 ):
     """It was created long after it was promised; one that was due today is told of."""
-    version = metadata.declare([run_sla(minutes=30)])
+    version = metadata.declare([run_sla(minutes=30, on_miss="on_call.page")])
     metadata.run(version, "old", due=DUE - timedelta(days=9), created=DUE)
     metadata.run(version, "new", due=DUE - timedelta(hours=9), created=DUE)
     looks(DUE + minutes(1))
     assert [record["verdict"] for record in metadata.records()] == ["missed", "missed"]
     assert [mail["run_id"] for mail in metadata.mails()] == ["new"]
+    assert [record["on_miss"] for record in metadata.records()] == ["", "on_call.page"]
 
 
 def test_what_is_older_than_the_first_look_was_promised_to_nobody(

@@ -164,7 +164,11 @@ class Watched:
     @property
     def catches_up(self) -> bool:
         """Tell whether the run was created long after it was promised: nobody is told."""
-        return self.created_at is not None and self.created_at - self.promised > CATCH_UP
+        return _catches_up(self.created_at, self.promised)
+
+
+def _catches_up(created_at: datetime | None, promised: datetime) -> bool:
+    return created_at is not None and created_at - promised > CATCH_UP
 
 
 def newest_run(connection: Connection[Any]) -> int:
@@ -190,6 +194,7 @@ def _record(row: DictRow, default_to: Sequence[str]) -> dict[str, Any]:
     promise = row["promise"]
     seconds = row["seconds"] or promise["seconds"]
     promised = row["due_from"] + timedelta(seconds=seconds)
+    catches_up = _catches_up(row["created_at"], promised)
     to = promise["to"] or row["to_of_run"] or list(default_to)
     return {
         "dag_id": row["dag_id"],
@@ -200,7 +205,7 @@ def _record(row: DictRow, default_to: Sequence[str]) -> dict[str, Any]:
         "promised": promised,
         "state": row["state"] if not promise["task_id"] else "none",
         "recipients": to,
-        "on_miss": promise["on_miss"],
+        "on_miss": "" if catches_up else promise["on_miss"],
     }
 
 

@@ -43,6 +43,8 @@ SETTLE = timedelta(seconds=2)
 RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 """Runs are committed out of the order of their ids, but not by more than this."""
 CALLBACK_TIMEOUT_S = 60
+RETRY_S = 5
+"""Between two attempts to deliver while nothing new is found."""
 SESSION: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -327,8 +329,8 @@ def _wait_for_lead(connection: Connection[Any], config: Config, stop: threading.
 
 def _lead(connection: Connection[Any], config: Config, stop: threading.Event) -> None:
     """Look again and again; mails and callbacks go out beside it, until this ends."""
-    over = threading.Event()
-    delivery = threading.Thread(target=_deliver, args=(config, over), name="delivery")
+    over, news = threading.Event(), threading.Event()
+    delivery = threading.Thread(target=_deliver, args=(config, over, news), name="delivery")
     delivery.start()
     floor, failed_since = Floor(), failures.Since()
     try:
@@ -339,21 +341,24 @@ def _lead(connection: Connection[Any], config: Config, stop: threading.Event) ->
             if config.failure_emails:
                 with _trying("Looking for failed runs"):
                     failures.look(connection, config, failed_since, now=now)
+            news.set()
             _beat(config)
             stop.wait(config.check_s)
     finally:
         over.set()
+        news.set()
         delivery.join()
 
 
-def _deliver(config: Config, over: threading.Event) -> None:
-    """Send what is due and call back, until the lead is over."""
+def _deliver(config: Config, over: threading.Event, news: threading.Event) -> None:
+    """Send what is due and call back, after each look and every few seconds, until the lead is over."""
     while not over.is_set():
         try:
             with _session(config) as connection:
                 while not over.is_set():
                     _deliver_once(connection, config, over)
-                    over.wait(min(config.check_s, 5))
+                    news.wait(RETRY_S)
+                    news.clear()
         except psycopg.OperationalError as error:
             logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
             over.wait(config.check_s)
