@@ -29,3 +29,11 @@ def test_missed_sla_is_mailed(four_workers: ComposeStack):
     assert "slow" in text
     verdict = "select verdict from sla.record where dag_id = 'late'"
     assert stack.sql("airflow", verdict) == "missed"
+
+
+def test_alerts_fire_and_stay_quiet_where_they_should(stack: ComposeStack):
+    """As Prometheus evaluates them; the cases lie beside the rules."""
+    cases = "/etc/prometheus/rules.test.yml"
+    assert "SUCCESS" in stack.compose(
+        "exec", "-T", "prometheus", "promtool", "test", "rules", cases
+    )
