@@ -104,16 +104,18 @@ class Metadata:
         map_index: int = -1,
         started: datetime | None = None,
         ended: datetime | None = None,
+        heard_of: datetime | None = None,
     ) -> None:
         """Give the task instance this state, whether it is there or not."""
         self._write(
             "insert into task_instance (id, task_id, dag_id, run_id, map_index, state, start_date,"
-            " end_date, try_number, max_tries, pool, pool_slots, queue, priority_weight,"
+            " end_date, last_heartbeat_at, try_number, max_tries, pool, pool_slots, queue, priority_weight,"
             " custom_operator_name, dag_version_id, updated_at, context_carrier, span_status)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s, 1, 2, 'default_pool', 1, 'default', 1, '',"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, 1, 2, 'default_pool', 1, 'default', 1, '',"
             " (select created_dag_version_id from dag_run where dag_id = %s and run_id = %s), now(), '{}', 'not_started')"
             " on conflict (dag_id, task_id, run_id, map_index) do update set state = excluded.state,"
-            " start_date = excluded.start_date, end_date = excluded.end_date",
+            " start_date = excluded.start_date, end_date = excluded.end_date,"
+            " last_heartbeat_at = excluded.last_heartbeat_at",
             str(uuid4()),
             task_id,
             dag_id,
@@ -122,6 +124,7 @@ class Metadata:
             state,
             started,
             ended,
+            heard_of,
             dag_id,
             run_id,
         )

@@ -168,7 +168,7 @@ def test_mapped_task_is_done_when_all_its_instances_are(
     for index, state in enumerate(("success", "running", "failed")):
         ended = None if state == "running" else DUE + minutes(10)
         metadata.task("train", state, map_index=index, started=DUE, ended=ended)
-    looks(DUE + minutes(31))
+    looks(DUE + minutes(32))
     assert verdicts(metadata) == {"train": "missed", "score": "met"}
     train, score = metadata.records()
     assert train["state"] == "failed"
@@ -206,6 +206,23 @@ def test_miss_that_finishes_later(metadata: Metadata, looks: Callable[[datetime]
     assert verdicts(metadata) == {"late": "missed", "told_late": "met"}
     assert metadata.records()[0]["finished"] == DUE + minutes(45)
     assert len(metadata.mails()) == 1
+
+
+def test_running_task_that_may_have_ended_in_time_is_waited_for(
+    metadata: Metadata, looks: Callable[[datetime], None]
+):
+    """Its worker may not have been able to say so; a heartbeat, or a minute and a half, decides."""
+    version = metadata.declare([task_sla("alive", minutes=30), task_sla("silent", minutes=30)])
+    metadata.run(version, due=DUE)
+    for task_id in ("alive", "silent"):
+        metadata.task(task_id, "running", started=DUE, heard_of=DUE + minutes(29))
+    looks(DUE + minutes(31))
+    assert verdicts(metadata) == {"alive": "pending", "silent": "pending"}
+    metadata.task("alive", "running", started=DUE, heard_of=DUE + minutes(31))
+    looks(DUE + minutes(31))
+    assert verdicts(metadata) == {"alive": "missed", "silent": "pending"}
+    looks(DUE + minutes(31.5))
+    assert verdicts(metadata)["silent"] == "missed"
 
 
 def test_clock_of_manual_and_backfilled_runs_starts_when_they_were_created(

@@ -71,6 +71,7 @@ select k.id, k.dag_id, k.run_id, k.task_id, k.name, k.due_from, k.promised, k.re
   count(t.task_id) as instances,
   count(done.at) as done,
   max(done.at) as last_done,
+  min(coalesce(t.last_heartbeat_at, t.start_date)) filter (where t.state = 'running') as heard_of,
   (array_agg(coalesce(t.state, 'none')
     order by array_position(%(worst_first)s, coalesce(t.state, 'none')::text))
     filter (where t.task_id is not null))[1] as worst
@@ -120,6 +121,7 @@ class Watched:
     Args:
         verdict: `pending`, or `missed` where it has not finished.
         instances: how many the task, or the whole run, has; of these so many are `done`.
+        heard_of: the last heartbeat of the running instance that is silent for longest; None if none runs.
         worst: the state that speaks for all of them; None without any.
     """
 
@@ -141,6 +143,7 @@ class Watched:
     instances: int
     done: int
     last_done: datetime | None
+    heard_of: datetime | None
     worst: str | None
 
     @property

@@ -40,6 +40,9 @@ LOCK = 0x51A
 """Key of the advisory lock that the leading monitor holds as long as its session lives."""
 SETTLE = timedelta(seconds=2)
 """A miss is judged this much later: what ended in the last moment has to reach the metadata."""
+SILENT = timedelta(seconds=90)
+"""A running task that nobody has heard of since it was promised may have ended in time, and its worker may not
+have been able to say so: that long it is waited for. Workers send a heartbeat every five seconds."""
 RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 """Runs are committed out of the order of their ids, but not by more than this."""
 CALLBACK_TIMEOUT_S = 60
@@ -144,8 +147,10 @@ def look(connection: Connection[Any], config: Config, floor: Floor, *, now: date
 
 
 def _verdict(one: Watched, now: datetime) -> str:
-    late = one.finished is None
-    return judge(promised=one.promised, finished=one.finished, now=now - SETTLE if late else now)
+    silent = one.heard_of is not None and one.heard_of < one.promised
+    return judge(
+        promised=one.promised, finished=one.finished, now=now - (SILENT if silent else SETTLE)
+    )
 
 
 def _follow_up(connection: Connection[Any], one: Watched, metrics: Metrics) -> None:
