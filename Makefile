@@ -11,7 +11,7 @@ SERVICE ?=
 DAGS ?= dags
 
 # What needs no stack: first, because a mistake shows at once, and on two cores.
-QUICK = not e2e and not warm and not integration
+WITHOUT_STACK = not e2e and not warm and not sla and not integration
 
 # Universal: one file for every Python from 3.11 on; hashes, and no download addresses.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -63,7 +63,7 @@ images-offline:  ## Build equals of the third-party images, where no image regis
 	@compose/images/offline/build
 
 e2e: .venv/.ready  ## The Compose stack from a clean clone, on a real engine
-	@$(BIN)/pytest -m e2e $(foreach part,stack mail browser hardening images overlays recovery,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
+	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
 
 ##@ Checks
 test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a stack of its own
@@ -71,7 +71,7 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/pytest -m '$(QUICK)' -n 2 --dist loadscope --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
+	@$(BIN)/pytest -m '$(WITHOUT_STACK)' -n 2 --dist loadscope --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
 	@$(BIN)/pytest -m integration --cov --cov-append --cov-report=term $(PYTEST_ARGS)
 
 test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
@@ -79,6 +79,9 @@ test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber
 
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
 	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py $(PYTEST_ARGS)
+
+test-sla: .venv/.ready  ## Missed SLAs: records, mails, callbacks, whatever was down meanwhile
+	@$(BIN)/pytest -m sla tests/sla $(PYTEST_ARGS)
 
 test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then integration of tasks with every warm piece off
 	@$(BIN)/pytest -m warm tests/warm/test_examples.py $(PYTEST_ARGS)
@@ -123,4 +126,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-stock check-dags bench bench-io bench-isolation bench-model bench-threads setup lock clean
+  test test-writes test-warm test-sla test-stock check-dags bench bench-io bench-isolation bench-model bench-threads setup lock clean

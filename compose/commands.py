@@ -25,6 +25,11 @@ SECRET_OPTIONS = {
         "AIRFLOW__CELERY__BROKER_URL": "worker/broker_url",
         "AIRFLOW__CELERY__RESULT_BACKEND": "worker/result_backend",
     },
+    # The monitor of SLAs: a role of its own, which reads parts of the metadata. It asks workers over the broker.
+    "sla": {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sla/sql_alchemy_conn",
+        "AIRFLOW__CELERY__BROKER_URL": "sla/broker_url",
+    },
     "flower": {
         "AIRFLOW__CELERY__BROKER_URL": "flower/broker_url",
         "AIRFLOW__CELERY__RESULT_BACKEND": "flower/result_backend",
@@ -76,6 +81,11 @@ def dag_processor_command() -> list[str]:
 def triggerer_command() -> list[str]:
     """Give the command of the triggerer; its logs are read from the shared folder."""
     return [*AIRFLOW, "triggerer", "--skip-serve-logs"]
+
+
+def sla_command() -> list[str]:
+    """Give the command of the monitor of SLAs."""
+    return [sys.executable, "-m", "celery_stack.sla"]
 
 
 def warm_workers(declarations: Declarations) -> dict[str, str]:

@@ -27,6 +27,7 @@ SERVICES: dict[str, Callable[[], list[str]]] = {
     "scheduler": commands.scheduler_command,
     "dag-processor": commands.dag_processor_command,
     "triggerer": commands.triggerer_command,
+    "sla": lambda: [*commands.sla_command(), "--heartbeat", "/tmp/looked"],  # noqa: S108 - its own, see healthy
     "flower": lambda: commands.flower_command(host=ANYWHERE, port=FLOWER_PORT),
 }
 

@@ -39,6 +39,7 @@ def main() -> None:
         admin_email=settings.ADMIN_EMAIL,
         password=read_secret(secrets / "admin/password"),
     )
+    servers.prepare_slas(secrets, COMPOSE_ADDRESSES)
 
 
 if __name__ == "__main__":

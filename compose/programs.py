@@ -17,6 +17,7 @@ from compose.commands import (
     flower_command,
     scheduler_command,
     secret_commands,
+    sla_command,
     triggerer_command,
     warm_workers,
     worker_command,
@@ -76,6 +77,7 @@ def airflow_programs(plan: Plan) -> list[Program]:
         Program("scheduler", scheduler_command(), control),
         Program("dag-processor", dag_processor_command(), mailing),
         Program("triggerer", triggerer_command(), mailing),
+        _sla(plan),
         *(_worker(plan, name) for name in plan.declarations.workers if plan.scale.get(name, 1)),
         _flower(plan),
     ]
@@ -99,6 +101,11 @@ def _worker(plan: Plan, name: str) -> Program:
         stop_wait_s=plan.settings.WORKER_STOP_TIMEOUT_S,
         processes=plan.scale.get(name, 1),
     )
+
+
+def _sla(plan: Plan) -> Program:
+    mailing = connections_from(plan.home.secrets / "smtp/connections.json")
+    return Program("sla", sla_command(), airflow_environment(plan, "sla") | mailing)
 
 
 def _flower(plan: Plan) -> Program:

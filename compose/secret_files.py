@@ -1,10 +1,11 @@
 """The stack's secrets: made once, a folder per group of readers, files closed to others.
 
-    postgres/  superuser, airflow, warehouse   passwords of the roles
+    postgres/  superuser, airflow, sla, warehouse   passwords of the roles
     redis/     password
     control/   what api-server, scheduler, dag-processor and triggerer read
     worker/    what workers read; nothing here opens the metadata database
     flower/    what Flower reads
+    sla/       what the monitor of SLAs reads
     smtp/      password at the mail server, never made up; what dag-processor and triggerer read
     admin/     password of the first user
 
@@ -42,6 +43,7 @@ def make_secrets(folder: Path) -> None:
     for name in (
         "postgres/superuser",
         "postgres/airflow",
+        "postgres/sla",
         "postgres/warehouse",
         "redis/password",
         "control/jwt_secret",
@@ -62,6 +64,7 @@ def derive_secrets(folder: Path, addresses: Addresses, settings: Settings) -> No
         SettingError: the mail server's password would travel unencrypted.
     """
     metadata = postgres_url(folder, addresses, "airflow")
+    judged = postgres_url(folder, addresses, "sla", database="airflow")
     warehouse = postgres_url(folder, addresses, "warehouse")
     redis = (
         f"redis://:{quote(read_secret(folder / 'redis/password'), safe='')}"
@@ -70,7 +73,7 @@ def derive_secrets(folder: Path, addresses: Addresses, settings: Settings) -> No
     smtp = smtp_connections(folder, settings)
     flower_login = f"{settings.ADMIN_USER}:{read_secret(folder / 'admin/password')}"
     derived = {
-        "control/sql_alchemy_conn": metadata.replace("postgresql:", "postgresql+psycopg2:", 1),
+        "control/sql_alchemy_conn": _for_sqlalchemy(metadata),
         "control/broker_url": f"{redis}/0",
         "control/result_backend": f"{redis}/1",
         "worker/broker_url": f"{redis}/0",
@@ -80,6 +83,8 @@ def derive_secrets(folder: Path, addresses: Addresses, settings: Settings) -> No
         "worker/connections.json": json.dumps({"warehouse": warehouse} | smtp),
         # DAG callbacks and triggers send mail; they have no business with the warehouse.
         "smtp/connections.json": json.dumps(smtp),
+        "sla/sql_alchemy_conn": _for_sqlalchemy(judged),
+        "sla/broker_url": f"{redis}/0",
         "flower/broker_url": f"{redis}/0",
         "flower/result_backend": f"{redis}/1",
         "flower/basic_auth": flower_login,
@@ -144,9 +149,12 @@ def write_secret(path: Path, value: str) -> None:
     draft.replace(path)
 
 
-def postgres_url(folder: Path, addresses: Addresses, role: str) -> str:
-    """Give the address of the database that belongs to `role`, password included."""
+def postgres_url(folder: Path, addresses: Addresses, role: str, *, database: str = "") -> str:
+    """Give the address of a database as `role` enters it, password included; unset, its own database."""
     password = quote(read_secret(folder / "postgres" / role), safe="")
-    return (
-        f"postgresql://{role}:{password}@{addresses.postgres_host}:{addresses.postgres_port}/{role}"
-    )
+    place = f"{addresses.postgres_host}:{addresses.postgres_port}"
+    return f"postgresql://{role}:{password}@{place}/{database or role}"
+
+
+def _for_sqlalchemy(url: str) -> str:
+    return url.replace("postgresql:", "postgresql+psycopg2:", 1)

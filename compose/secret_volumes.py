@@ -33,6 +33,7 @@ OWNERS = {
     "monitoring": (EXPORTER_UID, 0),
     "postgres": (SERVER_UID, 0),
     "redis": (SERVER_UID, 0),
+    "sla": (AIRFLOW_UID, 0),
     "smtp": (AIRFLOW_UID, 0),
     "worker": (AIRFLOW_UID, 0),
 }

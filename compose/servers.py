@@ -220,19 +220,27 @@ def wait_for_redis(home: StackHome, addresses: Addresses, *, deadline_s: float) 
 
 
 def make_databases(secrets: Path, addresses: Addresses) -> None:
-    """Make the databases `airflow` and `warehouse`, each with a role of its own that owns it."""
-    for role in ("airflow", "warehouse"):
-        password = read_secret(secrets / "postgres" / role)
-        with _superuser(secrets, addresses) as cursor:
-            name = sql.Identifier(role)
-            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
-            if not cursor.rowcount:
-                cursor.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
-            cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD %s").format(name), (password,))
-            cursor.execute("SELECT FROM pg_database WHERE datname = %s", (role,))
+    """Make the databases `airflow` and `warehouse`, each with a role of its own that owns it.
+
+    The role `sla` owns none: it may enter `airflow`, see `prepare_slas`.
+    """
+    with _superuser(secrets, addresses) as cursor:
+        for role in ("airflow", "warehouse", "sla"):
+            _make_role(cursor, role, read_secret(secrets / "postgres" / role))
+        for name in (sql.Identifier("airflow"), sql.Identifier("warehouse")):
+            cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name.strings[0],))
             if not cursor.rowcount:
                 cursor.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(name))
                 cursor.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+        cursor.execute("GRANT CONNECT ON DATABASE airflow TO sla")
+
+
+def _make_role(cursor: psycopg2.extensions.cursor, role: str, password: str) -> None:
+    name = sql.Identifier(role)
+    cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
+    if not cursor.rowcount:
+        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
+    cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD %s").format(name), (password,))
 
 
 def prepare_warehouse(secrets: Path, addresses: Addresses, *, connection_limit: int) -> None:
@@ -252,14 +260,31 @@ def prepare_warehouse(secrets: Path, addresses: Addresses, *, connection_limit: 
         raise ServerError(str(error)) from None
 
 
+def prepare_slas(secrets: Path, addresses: Addresses) -> None:
+    """Make the schema `sla` in the migrated metadata, and let its role read what it judges by."""
+    import psycopg  # only a start needs it
+
+    from celery_stack.sla import schema
+
+    with _superuser(secrets, addresses, database="airflow") as cursor:
+        cursor.execute("CREATE SCHEMA IF NOT EXISTS sla AUTHORIZATION sla")
+        for table in schema.READABLE:
+            name = sql.Identifier("public", table)
+            cursor.execute(sql.SQL("GRANT SELECT ON {} TO sla").format(name))
+    with psycopg.connect(postgres_url(secrets, addresses, "sla", database="airflow")) as connection:
+        schema.create(connection)
+
+
 @contextmanager
-def _superuser(secrets: Path, addresses: Addresses) -> Iterator[psycopg2.extensions.cursor]:
+def _superuser(
+    secrets: Path, addresses: Addresses, *, database: str = "postgres"
+) -> Iterator[psycopg2.extensions.cursor]:
     connection = psycopg2.connect(
         host=addresses.postgres_host,
         port=addresses.postgres_port,
         user="postgres",
         password=read_secret(secrets / "postgres/superuser"),
-        dbname="postgres",
+        dbname=database,
         connect_timeout=5,
     )
     connection.autocommit = True

@@ -86,6 +86,7 @@ def bring_up(
             programs = choose_programs(plan)
             _start_servers(plan, programs, supervisor, console, die_with_parent=die_with_parent)
             _initialise(plan, console)
+            servers.prepare_slas(home.secrets, _addresses(plan))
             _start_airflow(plan, programs, supervisor, console)
     return True
 

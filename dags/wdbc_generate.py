@@ -17,6 +17,7 @@ from typing import Any
 from airflow.sdk import CronTriggerTimetable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from celery_stack.sla import run_sla
 from ml.landing import has_data
 from ml.settings import MLSettings
 
@@ -26,6 +27,7 @@ from ml.settings import MLSettings
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
+    deadline=[run_sla(minutes=30)],
     default_args={
         "owner": "machine-learning",
         "retries": 2,

@@ -23,6 +23,7 @@ from typing import Any
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Variable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from celery_stack.sla import run_sla
 from celery_stack.warehouse import read_rows, write_rows
 from ml.settings import MLSettings
 
@@ -44,6 +45,7 @@ ORDER BY observations.observation_id
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
+    deadline=[run_sla(hours=1)],
     default_args={
         "owner": "machine-learning",
         "retries": 2,

@@ -37,6 +37,7 @@ from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, t
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from celery_stack.file_wait import FileWait
+from celery_stack.sla import run_sla, task_sla
 from celery_stack.warehouse import read_rows, write_rows
 from ml.landing import INGESTED, has_data
 from ml.settings import CANDIDATE_NAMES, MLSettings
@@ -63,6 +64,7 @@ def look_for_data() -> str | None:
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
+    deadline=[run_sla(hours=2), task_sla("train", hours=1)],
     default_args={
         "owner": "machine-learning",
         "retries": 2,

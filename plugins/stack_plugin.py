@@ -1,25 +1,62 @@
-"""What the stack adds to the api-server: a link to Flower in the menu Browse, and wake-ups for the scheduler."""
+"""What the stack adds to the api-server: SLAs and a link to Flower in the menu Browse, and wake-ups for the scheduler."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 from celery_stack.settings import Settings
+from celery_stack.sla.declare import Promise
 from celery_stack.wakeups import WakeUpMiddleware
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-def flower_link(env: Mapping[str, str]) -> list[dict[str, str]]:
-    """Give the link to `FLOWER_URL`; none where it is not set.
+# Without a slash in front: the UI resolves it against the path below which Airflow is reached.
+SLA_PAGE = {
+    "name": "SLAs",
+    "href": "sla/",
+    "url_route": "sla",
+    "destination": "nav",
+    "category": "browse",
+}
 
-    In a menu: outside of one Airflow 3.3 renders a button, which opens nothing.
+
+class SlaApp:
+    """The page of SLAs, imported at its first request.
+
+    Every process of Airflow loads the plugin, and only the api-server has a web framework loaded:
+    elsewhere the import would cost a second and 100 MB.
+    """
+
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if self._app is None:
+            from celery_stack.sla.page import create_app
+
+            self._app = create_app()
+        await self._app(scope, receive, send)
+
+
+def views(env: Mapping[str, str]) -> list[dict[str, str]]:
+    """Give what the menu Browse shows: SLAs within the UI, and the link to `FLOWER_URL` if it is set.
+
+    In a menu: outside of one Airflow 3.3 renders a button for the link, which opens nothing.
     """
     url = env.get("FLOWER_URL")
     link = {"name": "Flower", "href": url or "", "destination": "nav", "category": "browse"}
-    return [link] if url else []
+    return [SLA_PAGE, link] if url else [SLA_PAGE]
+
+
+def apps() -> list[dict[str, Any]]:
+    """Give the application that the api-server mounts."""
+    return [{"name": "SLAs", "app": SlaApp(), "url_prefix": "/sla"}]
 
 
 def middlewares(env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -32,5 +69,7 @@ class StackPlugin(AirflowPlugin):
     """The stack's one plugin; its code lives in the package `celery_stack`."""
 
     name = "celery_stack"
-    external_views = flower_link(os.environ)
+    external_views = views(os.environ)
+    fastapi_apps = apps()
     fastapi_root_middlewares = middlewares(os.environ)
+    deadline_references = [Promise]  # noqa: RUF012 – as AirflowPlugin declares it

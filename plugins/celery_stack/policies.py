@@ -87,6 +87,10 @@ def dag_policy(dag: DAG) -> None:
     from airflow.exceptions import AirflowClusterPolicyViolation  # not above, see hookimpl
 
     rules = read_rules()
+    if dag.on_failure_callback:
+        from celery_stack.sla.callbacks import store_failure_mail
+
+        store_failure_mail(dag)
     violations = [] if is_exempt(dag, rules) else find_violations(dag, rules)
     if violations:
         raise AirflowClusterPolicyViolation("\n".join(violations))
@@ -150,6 +154,14 @@ def _dag_problems(dag: DAG) -> Iterator[str]:
             "doc_md is missing, the DAG's page in the UI would be empty. "
             "Write the file's docstring and pass doc_md=__doc__."
         )
+    if dag.deadline:
+        from celery_stack.sla.declare import find_problems  # not above, see hookimpl
+
+        yield from find_problems(dag)
+    if any(task.has_on_failure_callback for task in dag.tasks):
+        from celery_stack.sla.callbacks import find_misplaced
+
+        yield from find_misplaced(dag)
 
 
 def _task_problems(task: Task, declared: Declarations) -> Iterator[str]:

@@ -183,6 +183,20 @@ class Settings(BaseModel):
         description="E-mail address of the sender.",
     )
 
+    # SLAs and failure e-mails (celery_stack.sla).
+    SLA_EMAIL_TO: str = Field(
+        "",
+        pattern=r"^[^@\s,]+@[^@\s,]+( *, *[^@\s,]+@[^@\s,]+)*$",
+        description="Who is told of missed SLAs and failed runs unless the DAG says otherwise, comma-separated; unset: nobody.",
+    )
+    SLA_CHECK_S: int = Field(
+        10, ge=1, le=600, description="Seconds between two looks at what is promised."
+    )
+    FAILURE_EMAILS: Literal["on", "off"] = Field(
+        "on",
+        description="Whether a run that failed is mailed: to SLA_EMAIL_TO, unless the DAG says otherwise.",
+    )
+
     # DAGs and data.
     DAGS_FOLDER: str = Field(
         "", description="Folder of DAG files for the run without Docker; unset: dags."

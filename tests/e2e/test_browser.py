@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser import PATIENCE_MS, running_browser
 from tests.e2e.conftest import API_PORT, FLOWER_PORT, LOAD, ComposeStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-CHROMIUMS = ("chromium", "google-chrome")
-# No sandbox: root has none, and neither has a container. No errands of its own either.
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-OPTIONS += ["--disable-component-update", "--disable-sync"]
-PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Give the machine's own Chromium, without a window."""
-    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    assert path, "expected chromium on the PATH, found none. On Debian: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+    with running_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

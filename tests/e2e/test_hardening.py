@@ -139,7 +139,12 @@ def test_worker_has_no_way_into_the_metadata(stack: ComposeStack):
 
 @pytest.mark.parametrize(
     ("service", "groups"),
-    [("api-server", ["control"]), ("flower", ["flower"]), ("maintenance", ["control"])],
+    [
+        ("api-server", ["control"]),
+        ("flower", ["flower"]),
+        ("maintenance", ["control"]),
+        ("sla", ["sla", "smtp"]),
+    ],
 )
 def test_container_holds_the_secrets_of_its_group_alone(
     stack: ComposeStack, service: str, groups: list[str]

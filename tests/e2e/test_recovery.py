@@ -86,7 +86,7 @@ def test_rotated_secrets_open_what_the_old_ones_did(four_workers: ComposeStack):
     done = stack.run("compose/rotate-secrets", UP_ARGS=" ".join(stack.scale))
     assert done.returncode == 0, done.stdout + done.stderr
     changed = {line.split()[1] for line in set(secrets_of(stack).splitlines()) - before}
-    assert {"redis/password", "postgres/airflow", "postgres/warehouse"} <= changed
+    assert {"redis/password", "postgres/airflow", "postgres/sla", "postgres/warehouse"} <= changed
     assert not changed & {"control/fernet_key", "admin/password", "postgres/superuser"}
     stack.wait_until_consumed(workers=4)
     run_a_little(stack)

@@ -25,7 +25,7 @@ from tests.benchmarks.bench_stack.workloads import Sizes, run, run_idle, wait_un
 
 DAG_DEADLINE_S = 90
 LOOKS = 3
-NOT_IN_STOCK = ("flower", "worker-cpu-train")
+NOT_IN_STOCK = ("flower", "sla", "worker-cpu-train")
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,14 @@ def secret_variables(service: dict[str, Any]) -> dict[str, str]:
         ),
         ("mailing", ["dag-processor", "triggerer"]),
         ("flower", ["flower"]),
+        ("sla", ["sla"]),
         ("worker", ["worker", "worker-cpu-train"]),
     ],
 )
 def test_services_read_the_secrets_of_their_group(group: str, names: list[str]):
     """The variables are those of `compose.commands`, the one table of them."""
     expected = secret_commands(secrets_folder(), "control" if group == "mailing" else group)
-    if connections := {"worker": "worker", "mailing": "smtp"}.get(group):
+    if connections := {"worker": "worker", "mailing": "smtp", "sla": "smtp"}.get(group):
         expected |= connections_from(secrets_folder() / connections / "connections.json")
     for name in names:
         assert secret_variables(services()[name]) == expected, name
@@ -110,25 +111,27 @@ def test_every_volume_of_secrets_has_readers_and_an_owner():
     assert readers["worker"] == {"worker", "worker-cpu-train"}
     assert readers["postgres"] == {"postgres", "init"}
     assert readers["redis"] == {"redis"}
-    assert readers["smtp"] == {"dag-processor", "triggerer"}
+    assert readers["sla"] == {"sla"}
+    assert readers["smtp"] == {"dag-processor", "triggerer", "sla"}
 
 
 def test_settings_reach_the_processes_that_read_them():
-    """Each variable is in settings.env, or is set for the workers or for `secrets` alone."""
+    """Each variable is in settings.env, or is set for the workers, `sla` or `secrets` alone."""
     lines = (REPO / "compose/settings.env").read_text().splitlines()
     passed = {line for line in lines if line and not line.startswith("#")}
     known = {*Settings.model_fields, *MLSettings.model_fields, *load_declarations({}).variables()}
-    worker = {k: v for name in WORKERS for k, v in services()[name]["environment"].items()}
+    own = (*WORKERS, "sla")
+    worker = {k: v for name in own for k, v in services()[name]["environment"].items()}
     secrets = {name for name in services()["secrets"]["environment"] if name.startswith("SMTP_")}
     published = {"API_PORT", "FLOWER_PORT"}
     assert passed | (known & worker.keys()) | secrets == known - NO_DOCKER - published
     assert not passed & (worker.keys() | secrets)
 
 
-def test_the_one_that_checks_settings_sees_those_of_the_workers():
-    """Else a wrong one would be found by a worker that starts again and again."""
+def test_the_one_that_checks_settings_sees_those_of_the_workers_and_of_sla():
+    """Else a wrong one would be found by a container that starts again and again."""
     checked = services()["settings"]["environment"]
-    for name in WORKERS:
+    for name in (*WORKERS, "sla"):
         own = services()[name]["environment"]
         known = {*Settings.model_fields, *load_declarations({}).variables(), "CPU_TRAIN_THREADS"}
         assert {k: v for k, v in own.items() if k in known}.items() <= checked.items()

@@ -1,0 +1,102 @@
+"""Run the monitor: `python -m celery_stack.sla [--heartbeat FILE]`.
+
+It runs in the environment of an Airflow component whose database role is `sla`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from airflow.configuration import conf
+from sqlalchemy.engine import make_url
+from statsd import StatsClient
+
+from celery_stack.settings import SettingError, Settings
+from celery_stack.sla import monitor
+from celery_stack.sla.metrics import Metrics
+from celery_stack.sla.sender import SmtpServer
+
+
+def main() -> int:
+    """Watch until a signal ends it; give 0, or 1 for a wrong setting."""
+    parser = argparse.ArgumentParser(prog="python -m celery_stack.sla", description=__doc__)
+    parser.add_argument("--heartbeat", type=Path, help="a file that is touched at each look")
+    options = parser.parse_args()
+    try:
+        config = read_config(os.environ, heartbeat=options.heartbeat)
+    except SettingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    logging.getLogger("airflow").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for name in ("SIGTERM", "SIGINT"):
+        signal.signal(getattr(signal, name), lambda _number, _frame: stop.set())
+    monitor.run(config, stop)
+    return 0
+
+
+def read_config(env: Mapping[str, str], *, heartbeat: Path | None) -> monitor.Config:
+    """Give what the environment, and Airflow's configuration, say.
+
+    Raises:
+        SettingError: a variable has a wrong value.
+    """
+    settings = Settings.from_env(env)
+    database = make_url(conf.get_mandatory_value("database", "sql_alchemy_conn"))
+    folder = Path(conf.get_mandatory_value("logging", "base_log_folder"))
+    return monitor.Config(
+        database=database.set(drivername="postgresql").render_as_string(hide_password=False),
+        broker=conf.get_mandatory_value("celery", "broker_url"),
+        smtp=read_smtp(env),
+        base_url=conf.get("api", "base_url", fallback="") or "http://localhost:8080",
+        default_to=[one.strip() for one in settings.SLA_EMAIL_TO.split(",") if one.strip()],
+        failure_emails=settings.FAILURE_EMAILS == "on",
+        check_s=settings.SLA_CHECK_S,
+        callback_env=callback_environment(env),
+        log_folder=folder if folder.is_dir() else None,
+        heartbeat=heartbeat,
+        metrics=Metrics(statsd_client()),
+    )
+
+
+def read_smtp(env: Mapping[str, str]) -> SmtpServer | None:
+    """Give the mail server of the connections file that Airflow's components use; None without one."""
+    options = json.loads(env.get("AIRFLOW__SECRETS__BACKEND_KWARGS") or "{}")
+    file = options.get("connections_file_path")
+    return SmtpServer.from_connection_file(Path(file)) if file else None
+
+
+def statsd_client() -> StatsClient | None:
+    """Give the client that sends where Airflow sends; None where its metrics are off."""
+    if not conf.getboolean("metrics", "statsd_on"):
+        return None
+    return StatsClient(
+        host=conf.get_mandatory_value("metrics", "statsd_host"),
+        port=conf.getint("metrics", "statsd_port"),
+        prefix=conf.get_mandatory_value("metrics", "statsd_prefix"),
+    )
+
+
+def callback_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment of an author's callback: Airflow's settings, secrets among them, stay out.
+
+    What lies in the plugins folder can be imported, as in Airflow's own processes.
+    """
+    own = {name: value for name, value in env.items() if not name.startswith("AIRFLOW__")}
+    folders = [conf.get_mandatory_value("core", "plugins_folder"), env.get("PYTHONPATH", "")]
+    return own | {"PYTHONPATH": os.pathsep.join(folder for folder in folders if folder)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""How a DAG author promises when a run, or a task in it, is done.
+
+A promise is one of Airflow's own DeadlineAlerts, so it is stored with the version of the DAG, and each
+run keeps the promises of the version it was created with. All that the monitor needs is in the
+alert's reference, a small JSON object; its callback does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.sdk import DAG
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import BaseDeadlineReference, DeadlineAlert
+
+from celery_stack.sla.addresses import check_addresses
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+DAG_FILE_MODULE = "unusual_prefix_"
+"""How Airflow names the module of a DAG file, which no other process can import."""
+RUN = "run"
+"""What the SLA of the whole run is called unless its author names it."""
+
+
+@dataclass(frozen=True)
+class Promise(BaseDeadlineReference):
+    """What is promised, as it is stored in `deadline_alert.reference`.
+
+    Airflow asks it once, when a run is created, for the moment that its deadline counts from.
+
+    Args:
+        task_id: empty for the whole run.
+        name: tells several promises for one task apart.
+        seconds: after the run was due.
+        to: who is told; empty for those of the run's SLA, else of SLA_EMAIL_TO.
+        on_miss: dotted path of the author's callback; empty for none.
+        variable: Airflow Variable that says other seconds; empty for none.
+    """
+
+    task_id: str = ""
+    name: str = RUN
+    seconds: float = 0
+    to: tuple[str, ...] = ()
+    on_miss: str = ""
+    variable: str = ""
+
+    required_kwargs = frozenset({"dag_id", "run_id"})
+
+    def serialize_reference(self) -> dict[str, Any]:
+        """Give the promise as Airflow stores it: JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"reference_type": self.reference_name} | values | {"to": list(self.to)}
+
+    @classmethod
+    def deserialize_reference(cls, reference_data: dict[str, Any]) -> Promise:
+        """Give the promise that was stored."""
+        known = {field.name for field in fields(cls)}
+        given = {name: value for name, value in reference_data.items() if name in known}
+        return cls(**given | {"to": tuple(given.get("to", ()))})
+
+    def _evaluate_with(self, *, session: Session, dag_id: str, run_id: str) -> datetime | None:
+        """Give the moment that Airflow counts its deadline from.
+
+        None for a task: Airflow knows deadlines of runs alone, and would mark the run as late though
+        the task was done in time.
+        """
+        from celery_stack.sla import new_run  # where a run is created, there is a database
+
+        seconds = new_run.seconds_promised(self, session, dag_id, run_id)
+        if self.task_id:
+            return None
+        due = new_run.due_from(session, dag_id, run_id)
+        return due + timedelta(seconds=seconds - self.seconds)
+
+
+async def noted(**_context: Any) -> None:
+    """Do nothing: the monitor judges. An alert of Airflow's needs a callback, which its triggerer runs."""
+
+
+def run_sla(
+    *,
+    days: float = 0,
+    hours: float = 0,
+    minutes: float = 0,
+    seconds: float = 0,
+    name: str = "",
+    to: Sequence[str] = (),
+    on_miss: Callable[..., Any] | str = "",
+    variable: str = "",
+) -> DeadlineAlert:
+    """Promise that a run is finished in success so long after it was due.
+
+    The clock starts at `run_after`; for a manual or backfilled run when it was created.
+
+    Args:
+        name: tells two promises for the run apart, and names this one in mails and metrics.
+        to: who is told of a miss. Those of a DAG's run are also told of its tasks that name nobody;
+            unset, it is SLA_EMAIL_TO.
+        on_miss: called with a `SlaEvent` when it is missed: a function of a module that the stack can
+            import (the plugins folder, a package), or its dotted path.
+        variable: an Airflow Variable; where it is set when a run is created, it is the seconds promised.
+
+    Raises:
+        ValueError: the time is not above zero, an address is none, the callback cannot be imported.
+    """
+    length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return _alert(Promise("", name or RUN, length.total_seconds(), *_rest(to, on_miss, variable)))
+
+
+def task_sla(
+    task_id: str,
+    *,
+    days: float = 0,
+    hours: float = 0,
+    minutes: float = 0,
+    seconds: float = 0,
+    name: str = "",
+    to: Sequence[str] = (),
+    on_miss: Callable[..., Any] | str = "",
+    variable: str = "",
+) -> DeadlineAlert:
+    """Promise that the task `task_id` is finished in success so long after its run was due.
+
+    Of a mapped task all instances have to be. A skipped task is finished: there was nothing to do.
+    See `run_sla` for the arguments.
+    """
+    if not task_id:
+        raise ValueError("task_sla needs the id of a task, got ''. For the whole run use run_sla.")
+    length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    rest = _rest(to, on_miss, variable)
+    return _alert(Promise(task_id, name or task_id, length.total_seconds(), *rest))
+
+
+def find_problems(dag: DAG) -> Iterator[str]:
+    """Say what is wrong with the promises of `dag`, one line each, with the remedy."""
+    alerts = cast("list[DeadlineAlert]", dag.deadline or [])  # Airflow has made a list of one
+    promises = [alert.reference for alert in alerts if isinstance(alert.reference, Promise)]
+    known = ", ".join(sorted(dag.task_ids))
+    for promise in promises:
+        if promise.task_id and promise.task_id not in dag.task_dict:
+            yield (
+                f"task_sla names the task {promise.task_id!r}, which the DAG does not have. "
+                f"Use one of: {known}."
+            )
+    for (task_id, name), number in Counter((p.task_id, p.name) for p in promises).items():
+        if number > 1:
+            yield (
+                f"{number} SLAs of {f'task {task_id}' if task_id else 'the run'} are called "
+                f"{name!r}. Give each a name=."
+            )
+
+
+def _alert(promise: Promise) -> DeadlineAlert:
+    if promise.seconds <= 0:
+        raise ValueError(
+            f"The SLA {promise.name!r} needs a time above zero, got {promise.seconds:g} s. "
+            "Set days, hours, minutes or seconds."
+        )
+    return DeadlineAlert(
+        reference=promise,
+        interval=timedelta(seconds=promise.seconds),
+        callback=AsyncCallback(noted),
+        name=promise.name,
+    )
+
+
+def _rest(
+    to: Sequence[str], on_miss: Callable[..., Any] | str, variable: str
+) -> tuple[tuple[str, ...], str, str]:
+    """Give the last fields of a `Promise`, checked."""
+    return check_addresses(to), _path_of(on_miss), variable
+
+
+def _path_of(callback: Callable[..., Any] | str) -> str:
+    if not callback:
+        return ""
+    if isinstance(callback, str):
+        path = callback
+    else:
+        module, name = callback.__module__, getattr(callback, "__qualname__", "?")
+        path = f"{module}.{name}"
+    if not DOTTED_PATH.fullmatch(path) or path.startswith(DAG_FILE_MODULE):
+        raise ValueError(
+            f"on_miss must be a function that other processes can import, got {path!r}. "
+            "Put it into a module of the plugins folder."
+        )
+    return path

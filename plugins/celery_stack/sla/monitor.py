@@ -1,0 +1,405 @@
+"""The monitor: looks every few seconds at what is promised, judges, and sees to it that people are told.
+
+Two may run, on one host or two: one leads by an advisory lock of Postgres, the other waits for it. Should
+both judge for a moment, the row that one of them turns from pending, and the key of the mail, keep the
+other from telling it again. Mails and callbacks have a thread of their own: a slow mail server keeps nobody
+from being judged.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import dict_row
+
+from celery_stack.sla import event, failures, metadata, outbox, sender
+from celery_stack.sla.judge import judge, story
+from celery_stack.sla.log_tail import read_log_tails
+from celery_stack.sla.mail import render_sla_mail
+from celery_stack.sla.metadata import Unfinished, Watched
+from celery_stack.sla.metrics import Metrics
+from celery_stack.sla.reasons import Reasons
+from celery_stack.sla.schema import Blocking, Miss
+
+logger = logging.getLogger(__name__)
+
+LOCK = 0x51A
+"""Key of the advisory lock that the leading monitor holds as long as its session lives."""
+SETTLE = timedelta(seconds=2)
+"""A miss is judged this much later: what ended in the last moment has to reach the metadata."""
+SILENT = timedelta(seconds=90)
+"""A running task that nobody has heard of since it was promised may have ended in time, and its worker may not
+have been able to say so: that long it is waited for. Workers send a heartbeat every five seconds."""
+RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
+"""Runs are committed out of the order of their ids, but not by more than this."""
+CALLBACK_TIMEOUT_S = 60
+RETRY_S = 5
+"""Between two attempts to deliver while nothing new is found."""
+SESSION: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "application_name": "sla",
+    "options": "-c statement_timeout=60s -c timezone=utc",
+}
+
+TO_TELL = """
+select array_agg(id order by id) as ids, dag_id, run_id, on_miss from sla.record
+where verdict = 'missed' and on_miss <> '' and told_at is null
+group by dag_id, run_id, on_miss order by min(id)
+"""
+TOLD = "update sla.record set told_at = now() where id = any(%s)"
+RECORDS = "select * from sla.record where id = any(%s) order by id"
+UNDELIVERED = """
+select dag_id, count(*) from sla.mail
+where (state = 'pending' and attempts > 0) or (state = 'refused' and created_at > now() - interval '1 day')
+group by dag_id
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the monitor needs to know of the stack; passwords stay out of its repr.
+
+    Args:
+        database: psycopg's address of the metadata, as the role `sla`.
+        smtp: None where no mail server is set: mails wait.
+        default_to: SLA_EMAIL_TO.
+        callback_env: the environment of the processes that authors' callbacks get to themselves.
+        log_folder: Airflow's base log folder; None where it cannot be read.
+        heartbeat: touched at each look; None for no such file.
+    """
+
+    database: str = field(repr=False)
+    broker: str = field(repr=False)
+    smtp: sender.SmtpServer | None
+    base_url: str
+    default_to: Sequence[str]
+    failure_emails: bool
+    check_s: float
+    callback_env: Mapping[str, str] = field(repr=False, default_factory=dict)
+    log_folder: Path | None = None
+    heartbeat: Path | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+class Floor:
+    """The smallest id that a run without records can have, so that a look reads few runs."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[datetime, int]] = []
+
+    def after(self, newest: int, now: datetime) -> int:
+        """Give the floor of a look at `now`, in which the newest run is `newest`; the first has none."""
+        old = [run for at, run in self._seen if now - at > RUN_IS_CREATED_WITHIN]
+        self._seen = [(at, run) for at, run in self._seen if now - at <= RUN_IS_CREATED_WITHIN]
+        if old:
+            self._seen.insert(0, (now - RUN_IS_CREATED_WITHIN, old[-1]))
+        floor = self._seen[0][1] if old else 0
+        self._seen.append((now, newest))
+        return floor
+
+
+def run(config: Config, stop: threading.Event) -> None:
+    """Watch until `stop` is set; a database that is away is waited for."""
+    while not stop.is_set():
+        try:
+            with _session(config) as connection:
+                _wait_for_lead(connection, config, stop)
+                _lead(connection, config, stop)
+        except psycopg.OperationalError as error:
+            logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
+            stop.wait(config.check_s)
+
+
+def look(connection: Connection[Any], config: Config, floor: Floor, *, now: datetime) -> None:
+    """Record what is new, judge what can be judged, and put what people are told of into the outbox."""
+    at_most = floor.after(metadata.newest_run(connection), now)
+    with connection.transaction():
+        metadata.add_records(connection, floor=at_most, default_to=config.default_to)
+    misses = defaultdict(list)
+    for one in metadata.watched(connection):
+        if one.verdict == "missed":
+            _follow_up(connection, one, config.metrics)
+        elif _verdict(one, now) == "missed":
+            misses[one.dag_id, one.run_id].append(one)
+        elif _verdict(one, now) == "met" and metadata.judged(
+            connection, one, verdict="met", finished=one.finished, state=one.state
+        ):
+            config.metrics.judged("met", one.dag_id, one.task_id)
+    reasons = Reasons(config.database, config.broker) if misses else None
+    for (dag_id, run_id), missed in misses.items():
+        with _trying(f"Telling of {dag_id} {run_id}"):
+            assert reasons is not None, "there are misses"  # noqa: S101
+            _tell(connection, config, reasons, dag_id, run_id, missed, now=now)
+
+
+def _verdict(one: Watched, now: datetime) -> str:
+    silent = one.heard_of is not None and one.heard_of < one.promised
+    return judge(
+        promised=one.promised, finished=one.finished, now=now - (SILENT if silent else SETTLE)
+    )
+
+
+def _follow_up(connection: Connection[Any], one: Watched, metrics: Metrics) -> None:
+    if one.finished is not None:
+        metadata.has_finished(connection, one)
+        metrics.late(one.dag_id, one.task_id, one.finished - one.promised)
+
+
+def _tell(
+    connection: Connection[Any],
+    config: Config,
+    reasons: Reasons,
+    dag_id: str,
+    run_id: str,
+    missed: Sequence[Watched],
+    *,
+    now: datetime,
+) -> None:
+    """Judge the misses of a run and write its mail, both or neither."""
+    unfinished = metadata.unfinished(connection, dag_id, run_id)
+    found = [(one, _miss(one, reasons, unfinished)) for one in missed]
+    with connection.transaction():
+        own = [(one, miss) for one, miss in found if _judged(connection, one, miss)]
+        for recipients, misses in _by_recipients(own).items():
+            _enqueue(connection, config, dag_id, run_id, recipients, misses, now=now)
+    for one, _ in own:
+        logger.info("Missed: %s of %s %s, promised %s", one.name, dag_id, run_id, one.promised)
+        config.metrics.judged("missed", dag_id, one.task_id)
+        if one.finished is not None:
+            config.metrics.late(dag_id, one.task_id, one.finished - one.promised)
+
+
+def _miss(one: Watched, reasons: Reasons, unfinished: Sequence[Unfinished]) -> Miss:
+    finished = one.finished
+    blocking: Sequence[Blocking] = ()
+    if finished is not None:
+        reason = story(one.due_from, one.started, finished)
+    else:
+        blocking = reasons.blocking(one.dag_id, one.run_id, one.task_id, unfinished)
+        reason = _reason(one, blocking)
+    return Miss(
+        record_id=one.id,
+        name=one.name,
+        task_id=one.task_id,
+        due_from=one.due_from,
+        promised=one.promised,
+        finished=finished,
+        state=one.state,
+        reason=reason,
+        blocking=tuple(blocking),
+    )
+
+
+def _reason(one: Watched, blocking: Sequence[Blocking]) -> str:
+    """Give the reason of the task itself, in the state that speaks for it; of a run, of its first task."""
+    own = [task for task in blocking if _task_id(task) == one.task_id] if one.task_id else blocking
+    speaks = next((task for task in own if task.state == one.worst), None) or next(iter(own), None)
+    if speaks is None or not speaks.why:
+        return ""
+    return " ".join((speaks.why if one.task_id else f"{speaks.task}: {speaks.why}").split())
+
+
+def _task_id(task: Blocking) -> str:
+    return task.task.partition("[")[0]
+
+
+def _judged(connection: Connection[Any], one: Watched, miss: Miss) -> bool:
+    return metadata.judged(
+        connection,
+        one,
+        verdict="missed",
+        finished=miss.finished,
+        state=miss.state,
+        reason=miss.reason,
+        blocking=miss.blocking,
+    )
+
+
+def _by_recipients(
+    found: Sequence[tuple[Watched, Miss]],
+) -> dict[tuple[str, ...], list[Miss]]:
+    """Give the misses of a run that each group of people is told of, in one mail."""
+    groups: dict[tuple[str, ...], list[Miss]] = defaultdict(list)
+    for one, miss in found:
+        if not one.catches_up:
+            groups[tuple(one.recipients)].append(miss)
+    return groups
+
+
+def _enqueue(
+    connection: Connection[Any],
+    config: Config,
+    dag_id: str,
+    run_id: str,
+    recipients: Sequence[str],
+    misses: Sequence[Miss],
+    *,
+    now: datetime,
+) -> None:
+    names = [task.task for miss in misses for task in miss.blocking]
+    names += [miss.task_id for miss in misses if miss.task_id]
+    tails = read_log_tails(
+        config.log_folder, dag_id=dag_id, run_id=run_id, tasks=dict.fromkeys(names)
+    )
+    rendered = render_sla_mail(
+        dag_id=dag_id,
+        run_id=run_id,
+        misses=misses,
+        now=now,
+        base_url=config.base_url,
+        log_tails=tails,
+    )
+    outbox.enqueue(
+        connection,
+        key=f"sla:{dag_id}:{run_id}:{min(miss.record_id for miss in misses)}",
+        kind="sla",
+        dag_id=dag_id,
+        run_id=run_id,
+        recipients=recipients,
+        rendered=rendered,
+        record_ids=[miss.record_id for miss in misses],
+    )
+
+
+def call_back(connection: Connection[Any], config: Config) -> None:
+    """Call the authors' `on_miss` for what was missed: once, or again if this process dies meanwhile."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        waiting = cursor.execute(TO_TELL).fetchall()
+        for group in waiting:
+            records = cursor.execute(RECORDS, (group["ids"],)).fetchall()
+            happened = event.SlaEvent(
+                group["dag_id"],
+                group["run_id"],
+                tuple(_recorded(record) for record in records),
+                run_url(config.base_url, group["dag_id"], group["run_id"]),
+            )
+            _call(group["on_miss"], happened, config.callback_env)
+            cursor.execute(TOLD, (group["ids"],))
+
+
+def _recorded(record: Mapping[str, Any]) -> Miss:
+    given = {name: record[name] for name in ("name", "task_id", "due_from", "promised")}
+    given |= {name: record[name] for name in ("finished", "state", "reason")}
+    blocking = tuple(Blocking(**task) for task in record["blocking"])
+    return Miss(record_id=record["id"], blocking=blocking, **given)
+
+
+def _call(path: str, happened: event.SlaEvent, env: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", event.__name__, path]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            input=event.to_json(happened),
+            env=dict(env),
+            capture_output=True,
+            text=True,
+            timeout=CALLBACK_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        logger.error("on_miss %s took more than %d s and was ended", path, CALLBACK_TIMEOUT_S)
+        return
+    if done.returncode:
+        logger.error("on_miss %s failed:\n%s", path, done.stderr[-2000:])
+
+
+def run_url(base_url: str, dag_id: str, run_id: str) -> str:
+    """Give the address of a run's page in the UI."""
+    return f"{base_url.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
+
+
+def _wait_for_lead(connection: Connection[Any], config: Config, stop: threading.Event) -> None:
+    while not stop.is_set():
+        row = connection.execute("select pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
+        if row and row[0]:
+            logger.info("This monitor leads")
+            return
+        _beat(config)
+        stop.wait(config.check_s)
+
+
+def _lead(connection: Connection[Any], config: Config, stop: threading.Event) -> None:
+    """Look again and again; mails and callbacks go out beside it, until this ends."""
+    over, news = threading.Event(), threading.Event()
+    delivery = threading.Thread(target=_deliver, args=(config, over, news), name="delivery")
+    delivery.start()
+    floor, failed_since = Floor(), failures.Since()
+    try:
+        while not stop.is_set():
+            now = datetime.now(UTC)
+            with _trying("Looking at what is promised"):
+                look(connection, config, floor, now=now)
+            if config.failure_emails:
+                with _trying("Looking for failed runs"):
+                    failures.look(connection, config, failed_since, now=now)
+            news.set()
+            _beat(config)
+            stop.wait(config.check_s)
+    finally:
+        over.set()
+        news.set()
+        delivery.join()
+
+
+def _deliver(config: Config, over: threading.Event, news: threading.Event) -> None:
+    """Send what is due and call back, after each look and every few seconds, until the lead is over."""
+    while not over.is_set():
+        try:
+            with _session(config) as connection:
+                while not over.is_set():
+                    _deliver_once(connection, config, over)
+                    news.wait(RETRY_S)
+                    news.clear()
+        except psycopg.OperationalError as error:
+            logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
+            over.wait(config.check_s)
+
+
+def _deliver_once(connection: Connection[Any], config: Config, over: threading.Event) -> None:
+    with _trying("Sending mails"):
+        sender.send_due(connection, config.smtp, now=datetime.now(UTC), stop=over)
+    with _trying("Calling back"):
+        call_back(connection, config)
+    with _trying("Counting mails"):
+        config.metrics.undelivered(dict(connection.execute(UNDELIVERED).fetchall()))
+
+
+@contextmanager
+def _session(config: Config) -> Iterator[Connection[Any]]:
+    connection = psycopg.connect(config.database, autocommit=True, **SESSION)
+    with connection:
+        yield connection
+
+
+@contextmanager
+def _trying(doing: str) -> Iterator[None]:
+    """Log what fails and go on: the next look tries it again. A lost connection is not held back."""
+    try:
+        yield
+    except psycopg.OperationalError:
+        raise
+    except Exception:
+        logger.exception("%s failed, the next look tries again", doing)
+
+
+def _beat(config: Config) -> None:
+    if config.heartbeat is not None:
+        config.heartbeat.touch()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

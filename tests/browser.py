@@ -1,0 +1,26 @@
+"""The machine's own Chromium, without a window."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, sync_playwright
+
+CHROMIUMS = ("chromium", "google-chrome")
+# No sandbox: root has none, and neither has a container. No errands of its own either.
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+OPTIONS += ["--disable-component-update", "--disable-sync"]
+PATIENCE_MS = 60_000
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Run the first Chromium of the PATH."""
+    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    assert path, "expected chromium on the PATH, found none. On Debian: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        yield browser
+        browser.close()

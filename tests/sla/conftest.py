@@ -1,0 +1,60 @@
+"""A Postgres with Airflow's schema and ours, to which tests write what Airflow would have."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from compose.secret_files import Addresses, postgres_url
+from compose.servers import prepare_slas
+from tests.sla.runs import Metadata
+from tests.warehouse.embedded import running_warehouse
+
+
+@contextmanager
+def running_metadata(folder: Path) -> Iterator[Metadata]:
+    """Run Postgres with a migrated, empty metadata database below `folder`."""
+    with running_warehouse(folder) as superuser:
+        port = make_url(superuser).port
+        assert port is not None
+        secrets, addresses = folder / "secrets", Addresses("127.0.0.1", port, "127.0.0.1", 1)
+        airflow = postgres_url(secrets, addresses, "airflow")
+        settings = {
+            "AIRFLOW_HOME": str(folder / "airflow"),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": airflow.replace(
+                "postgresql:", "postgresql+psycopg2:", 1
+            ),
+        }
+        subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=os.environ | settings,
+            check=True,
+            capture_output=True,
+        )
+        prepare_slas(secrets, addresses)
+        yield Metadata(airflow, postgres_url(secrets, addresses, "sla", database="airflow"))
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metadata]:
+    with running_metadata(tmp_path_factory.mktemp("sla")) as metadata:
+        yield metadata
+
+
+@pytest.fixture
+def metadata(database: Metadata) -> Metadata:
+    """Give the database without runs and records."""
+    with psycopg.connect(database.airflow_url) as connection:
+        connection.execute("truncate dag_run, dag, dag_version, task_instance cascade")
+    with psycopg.connect(database.sla_url) as connection:
+        connection.execute("truncate sla.record, sla.mail, sla.interval cascade")
+        connection.execute("update sla.beginning set first_look = now() - interval '1 day'")
+    return database

@@ -1,0 +1,72 @@
+"""What the monitor takes from its environment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from celery_stack.settings import SettingError, Settings
+from celery_stack.sla.__main__ import callback_environment, read_config, read_smtp
+from compose.secret_files import smtp_connections
+
+SECRET = "postgresql+psycopg2://sla:hidden@db:5432/airflow"
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    given = {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": SECRET,
+        "AIRFLOW__CELERY__BROKER_URL": "redis://:hidden@redis:6379/0",
+        "AIRFLOW__API__BASE_URL": "http://airflow.example.org",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(tmp_path / "none"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": "/opt/plugins",
+        "SLA_EMAIL_TO": "a@example.org, b@example.org",
+        "SLA_CHECK_S": "3",
+        "FAILURE_EMAILS": "off",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    return given
+
+
+def test_configuration_is_read_once(env: dict[str, str]):
+    """Addresses, people and times; without a mail server mails wait."""
+    config = read_config(env, heartbeat=None)
+    assert config.database == "postgresql://sla:hidden@db:5432/airflow"
+    assert config.broker == "redis://:hidden@redis:6379/0"
+    assert config.base_url == "http://airflow.example.org"
+    assert list(config.default_to) == ["a@example.org", "b@example.org"]
+    assert (config.check_s, config.failure_emails, config.smtp) == (3, False, None)
+    assert config.log_folder is None
+    assert "hidden" not in repr(config)
+
+
+def test_wrong_setting_is_one_line(env: dict[str, str]):
+    """As everywhere: variable, expected, found, remedy."""
+    with pytest.raises(SettingError, match="SLA_CHECK_S must be a whole number from 1 to 600"):
+        read_config(env | {"SLA_CHECK_S": "0"}, heartbeat=None)
+
+
+def test_mail_server_is_that_of_the_connection(tmp_path: Path):
+    """The file that other components read too; it may hold none."""
+    file = tmp_path / "connections.json"
+    settings = Settings.from_env({"SMTP_HOST": "mail.example.org", "SMTP_PORT": "25"})
+    variable = {
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(file)})
+    }
+    file.write_text(json.dumps(smtp_connections(tmp_path, settings)))
+    server = read_smtp(variable)
+    assert server is not None
+    assert (server.host, server.port) == ("mail.example.org", 25)
+    file.write_text("{}")
+    assert read_smtp(variable) is None
+    assert read_smtp({}) is None
+
+
+def test_callbacks_see_no_setting_of_airflow(env: dict[str, str]):
+    """No secret, no command that prints one; the plugins folder can be imported from."""
+    given = callback_environment(env | {"PYTHONPATH": "/mine"})
+    assert not [name for name in given if name.startswith("AIRFLOW__")]
+    assert given["PYTHONPATH"] == "/opt/plugins:/mine"
