@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import DictRow, class_row, dict_row
 
-from celery_stack.sla.judge import WORST_FIRST
+from celery_stack.sla.judge import LONGEST_S, WORST_FIRST
 from celery_stack.sla.schema import Blocking
+
+logger = logging.getLogger(__name__)
 
 CATCH_UP = timedelta(days=1)
 """A run created longer than this after it was promised catches up on the past: nobody is told."""
@@ -189,14 +192,25 @@ def add_records(connection: Connection[Any], *, floor: int, default_to: Sequence
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(NEW, {"floor": floor}).fetchall()
-        cursor.executemany(ADD, [_record(row, default_to) for row in found])
-    return len(found)
+        records = list(_records(found, default_to))
+        cursor.executemany(ADD, records)
+    return len(records)
+
+
+def _records(found: Iterable[DictRow], default_to: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Give the records of promises; one that makes no sense is logged, and keeps no other from being kept."""
+    for row in found:
+        try:
+            yield _record(row, default_to)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            where = row["dag_id"], row["run_id"], row["promise"]
+            logger.warning("%s %s: %s cannot be promised: %r", *where, error)
 
 
 def _record(row: DictRow, default_to: Sequence[str]) -> dict[str, Any]:
     promise = row["promise"]
     seconds = row["seconds"] or promise["seconds"]
-    promised = row["due_from"] + timedelta(seconds=seconds)
+    promised = row["due_from"] + timedelta(seconds=min(seconds, LONGEST_S))
     catches_up = _catches_up(row["created_at"], promised)
     to = promise["to"] or row["to_of_run"] or list(default_to)
     return {
