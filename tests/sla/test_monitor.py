@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from celery_stack.sla import run_sla, task_sla
 from celery_stack.sla.metrics import Metrics
-from celery_stack.sla.monitor import Config, Floor, call_back, look, run
+from celery_stack.sla.monitor import Config, Floor, look, run
 from celery_stack.sla.schema import READABLE
 from tests.sla.runs import DAG, Metadata, minutes
 from tests.waiting import wait_for
@@ -354,39 +351,6 @@ def test_metrics_by_dag_and_task(metadata: Metadata):
         for number in (43, 44):
             look(connection, config, floor, now=DUE + minutes(number))
     assert counted.seen[f"sla.lateness,dag_id={DAG},task_id=run"] == 12 * 60
-
-
-def test_on_miss_is_called_once_with_what_was_missed(metadata: Metadata, tmp_path: Path):
-    """In a process of its own; one that fails keeps nothing from going on."""
-    (tmp_path / "on_call.py").write_text(
-        "import json, pathlib\n"
-        "def page(event):\n"
-        "    file = pathlib.Path(__file__).with_name('paged.jsonl')\n"
-        "    lines = [f'{event.run_id} {miss.name} {miss.promised:%M} {miss.blocking[0].task}'"
-        " for miss in event.misses]\n"
-        "    file.open('a').write(json.dumps(lines) + '\\n')\n"
-        "def broken(event):\n"
-        "    raise RuntimeError\n"
-    )
-    version = metadata.declare(
-        [
-            run_sla(minutes=30, on_miss="on_call.page"),
-            task_sla("load", minutes=20, on_miss="on_call.page"),
-            task_sla("train", minutes=20, on_miss="on_call.broken"),
-        ]
-    )
-    metadata.run(version, due=DUE)
-    metadata.task("load", "running", started=DUE)
-    metadata.task("train", "running", started=DUE)
-    path = [str(tmp_path), *(part for part in sys.path if part)]
-    config = config_of(metadata, callback_env={"PYTHONPATH": ":".join(path)})
-    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
-        look(connection, config, Floor(), now=DUE + minutes(60))
-        call_back(connection, config)
-        call_back(connection, config)
-    called = [json.loads(line) for line in (tmp_path / "paged.jsonl").read_text().splitlines()]
-    promised = [f"{DUE + minutes(number):%M}" for number in (30, 20)]
-    assert called == [[f"run run {promised[0]} load", f"run load {promised[1]} load"]]
 
 
 def test_role_of_the_monitor_reads_what_it_judges_by_and_nothing_else(metadata: Metadata):

@@ -2,30 +2,28 @@
 
 Two may run, on one host or two: one leads by an advisory lock of Postgres, the other waits for it. Should
 both judge for a moment, the row that one of them turns from pending, and the key of the mail, keep the
-other from telling it again. Mails and callbacks have a thread of their own: a slow mail server keeps nobody
-from being judged.
+other from telling it again. Mails have a thread of their own, and so do callbacks: a slow mail server keeps nobody
+from being judged or called.
 """
 
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import dict_row
 
-from celery_stack.sla import event, failures, metadata, outbox, sender
+from celery_stack.sla import failures, metadata, on_miss, outbox, sender
 from celery_stack.sla.judge import judge, story
 from celery_stack.sla.log_tail import read_log_tails
 from celery_stack.sla.mail import render_sla_mail
@@ -45,9 +43,10 @@ SILENT = timedelta(seconds=90)
 have been able to say so: that long it is waited for. Workers send a heartbeat every five seconds."""
 RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 """Runs are committed out of the order of their ids, but not by more than this."""
-CALLBACK_TIMEOUT_S = 60
 RETRY_S = 5
-"""Between two attempts to deliver while nothing new is found."""
+"""Between two attempts to deliver or to call back while nothing new is found."""
+LAST_WORDS_S = 20
+"""A monitor that stops lets the mail under way be finished, up to this: nobody gets it twice."""
 SESSION: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -55,13 +54,6 @@ SESSION: dict[str, Any] = {
     "options": "-c statement_timeout=60s -c timezone=utc",
 }
 
-TO_TELL = """
-select array_agg(id order by id) as ids, dag_id, run_id, on_miss from sla.record
-where verdict = 'missed' and on_miss <> '' and told_at is null
-group by dag_id, run_id, on_miss order by min(id)
-"""
-TOLD = "update sla.record set told_at = now() where id = any(%s)"
-RECORDS = "select * from sla.record where id = any(%s) order by id"
 UNDELIVERED = """
 select dag_id, count(*) from sla.mail
 where (state = 'pending' and attempts > 0) or (state = 'refused' and created_at > now() - interval '1 day')
@@ -95,6 +87,10 @@ class Config:
     metrics: Metrics = field(default_factory=Metrics)
 
 
+Errand = Callable[[Connection[Any], Config, Event], None]
+"""Something to be done beside the looks, until the event is set."""
+
+
 class Floor:
     """The smallest id that a run without records can have, so that a look reads few runs."""
 
@@ -112,7 +108,7 @@ class Floor:
         return floor
 
 
-def run(config: Config, stop: threading.Event) -> None:
+def run(config: Config, stop: Event) -> None:
     """Watch until `stop` is set; a database that is away is waited for."""
     while not stop.is_set():
         try:
@@ -275,54 +271,7 @@ def _enqueue(
     )
 
 
-def call_back(connection: Connection[Any], config: Config) -> None:
-    """Call the authors' `on_miss` for what was missed: once, or again if this process dies meanwhile."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        waiting = cursor.execute(TO_TELL).fetchall()
-        for group in waiting:
-            records = cursor.execute(RECORDS, (group["ids"],)).fetchall()
-            happened = event.SlaEvent(
-                group["dag_id"],
-                group["run_id"],
-                tuple(_recorded(record) for record in records),
-                run_url(config.base_url, group["dag_id"], group["run_id"]),
-            )
-            _call(group["on_miss"], happened, config.callback_env)
-            cursor.execute(TOLD, (group["ids"],))
-
-
-def _recorded(record: Mapping[str, Any]) -> Miss:
-    given = {name: record[name] for name in ("name", "task_id", "due_from", "promised")}
-    given |= {name: record[name] for name in ("finished", "state", "reason")}
-    blocking = tuple(Blocking(**task) for task in record["blocking"])
-    return Miss(record_id=record["id"], blocking=blocking, **given)
-
-
-def _call(path: str, happened: event.SlaEvent, env: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", event.__name__, path]
-    try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            input=event.to_json(happened),
-            env=dict(env),
-            capture_output=True,
-            text=True,
-            timeout=CALLBACK_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        logger.error("on_miss %s took more than %d s and was ended", path, CALLBACK_TIMEOUT_S)
-        return
-    if done.returncode:
-        logger.error("on_miss %s failed:\n%s", path, done.stderr[-2000:])
-
-
-def run_url(base_url: str, dag_id: str, run_id: str) -> str:
-    """Give the address of a run's page in the UI."""
-    return f"{base_url.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
-
-
-def _wait_for_lead(connection: Connection[Any], config: Config, stop: threading.Event) -> None:
+def _wait_for_lead(connection: Connection[Any], config: Config, stop: Event) -> None:
     while not stop.is_set():
         row = connection.execute("select pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
         if row and row[0]:
@@ -332,13 +281,10 @@ def _wait_for_lead(connection: Connection[Any], config: Config, stop: threading.
         stop.wait(config.check_s)
 
 
-def _lead(connection: Connection[Any], config: Config, stop: threading.Event) -> None:
+def _lead(connection: Connection[Any], config: Config, stop: Event) -> None:
     """Look again and again; mails and callbacks go out beside it, until this ends."""
-    over, news = threading.Event(), threading.Event()
-    delivery = threading.Thread(target=_deliver, args=(config, over, news), name="delivery")
-    delivery.start()
     floor, failed_since = Floor(), failures.Since()
-    try:
+    with _beside(config, stop, _send_mails, _call_back) as news:
         while not stop.is_set():
             now = datetime.now(UTC)
             with _trying("Looking at what is promised"):
@@ -346,22 +292,44 @@ def _lead(connection: Connection[Any], config: Config, stop: threading.Event) ->
             if config.failure_emails:
                 with _trying("Looking for failed runs"):
                     failures.look(connection, config, failed_since, now=now)
-            news.set()
+            for one in news:
+                one.set()
             _beat(config)
             stop.wait(config.check_s)
+
+
+@contextmanager
+def _beside(config: Config, stop: Event, *errands: Errand) -> Iterator[list[Event]]:
+    """Run each errand in a thread, again and again; give what tells each that there is news.
+
+    A lead that was lost waits for none of them: what they have claimed stays claimed.
+    """
+    over = Event()
+    news = [Event() for _ in errands]
+    threads = [
+        threading.Thread(target=_repeat, args=[errand, config, over, new], daemon=True)
+        for errand, new in zip(errands, news, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield news
     finally:
         over.set()
-        news.set()
-        delivery.join()
+        for new in news:
+            new.set()
+        end = time.monotonic() + (LAST_WORDS_S if stop.is_set() else 0)
+        for thread in threads:
+            thread.join(max(0, end - time.monotonic()))
 
 
-def _deliver(config: Config, over: threading.Event, news: threading.Event) -> None:
-    """Send what is due and call back, after each look and every few seconds, until the lead is over."""
+def _repeat(errand: Errand, config: Config, over: Event, news: Event) -> None:
+    """Do it after each look and every few seconds, in a session of its own, until the lead is over."""
     while not over.is_set():
         try:
             with _session(config) as connection:
                 while not over.is_set():
-                    _deliver_once(connection, config, over)
+                    errand(connection, config, over)
                     news.wait(RETRY_S)
                     news.clear()
         except psycopg.OperationalError as error:
@@ -369,13 +337,16 @@ def _deliver(config: Config, over: threading.Event, news: threading.Event) -> No
             over.wait(config.check_s)
 
 
-def _deliver_once(connection: Connection[Any], config: Config, over: threading.Event) -> None:
+def _send_mails(connection: Connection[Any], config: Config, over: Event) -> None:
     with _trying("Sending mails"):
         sender.send_due(connection, config.smtp, now=datetime.now(UTC), stop=over)
-    with _trying("Calling back"):
-        call_back(connection, config)
     with _trying("Counting mails"):
         config.metrics.undelivered(dict(connection.execute(UNDELIVERED).fetchall()))
+
+
+def _call_back(connection: Connection[Any], config: Config, over: Event) -> None:
+    with _trying("Calling back"):
+        on_miss.call_back(connection, config.callback_env, config.base_url, over)
 
 
 @contextmanager

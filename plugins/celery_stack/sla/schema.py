@@ -45,6 +45,7 @@ create table if not exists sla.record (
   blocking jsonb not null default '[]',
   recipients text[] not null default '{}',
   on_miss text not null default '',
+  called_at timestamptz,
   told_at timestamptz,
   judged_at timestamptz,
   created_at timestamptz not null default now(),
