@@ -131,7 +131,7 @@ def test_killed_worker_comes_back_and_consumes(stack: RunningStack):
 def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack):
     """kill -9 of servers and components alike: all of it is healthy again, and a run succeeds."""
     killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_no_worker(p)}
-    assert len(killed) == 7, killed
+    assert len(killed) == 8, killed
     for pid in killed.values():
         psutil.Process(pid).kill()
     wait_for(
