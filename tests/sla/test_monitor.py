@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
-from celery_stack.sla import run_sla, task_sla
+from celery_stack.sla import monitor, retention, run_sla, task_sla
+from celery_stack.sla.mail import Rendered
 from celery_stack.sla.metrics import Metrics
 from celery_stack.sla.monitor import Config, Floor, look, run
+from celery_stack.sla.outbox import enqueue
 from celery_stack.sla.schema import READABLE
 from tests.sla.runs import DAG, Metadata, minutes
 from tests.waiting import wait_for
 
 DUE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
 TO = ["ml@example.org"]
+MAIL: dict[str, Any] = {
+    "kind": "sla",
+    "dag_id": DAG,
+    "run_id": "run",
+    "recipients": TO,
+    "rendered": Rendered("subject", "text", "<p>html</p>"),
+}
 
 
 class Counted:
@@ -254,6 +265,38 @@ def test_run_that_catches_up_is_recorded_and_nobody_is_told(
     assert [record["on_miss"] for record in metadata.records()] == ["", "on_call.page"]
 
 
+def test_look_that_fails_leaves_no_run_out(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch, looks: Callable[[datetime], None]
+):
+    """However long records cannot be written: the first look that can writes them all."""
+    version = metadata.declare([run_sla(hours=4)])
+    metadata.run(version, "before", due=DUE)
+    looks(DUE)
+
+    def fail(*_: object, **__: object) -> int:
+        raise RuntimeError("no space left")
+
+    metadata.run(version, "meanwhile", due=DUE)
+    metadata.run(version, "last", due=DUE)
+    with monkeypatch.context() as broken:
+        broken.setattr(monitor.metadata, "add_records", fail)
+        for number in range(5, 60, 5):
+            with pytest.raises(RuntimeError):
+                looks(DUE + minutes(number))
+    looks(DUE + minutes(60))
+    assert {record["run_id"] for record in metadata.records()} == {"before", "meanwhile", "last"}
+
+
+def test_floor_rises_with_looks_that_left_nothing_out():
+    """Runs are committed out of the order of their ids: it lags behind by ten minutes."""
+    floor = Floor()
+    assert floor.at(DUE) == 0
+    for number in range(30):
+        floor.looked(number, DUE + minutes(number))
+    assert floor.at(DUE + minutes(30)) == 19
+    assert floor.at(DUE + minutes(300)) == 29
+
+
 def test_what_is_older_than_the_first_look_was_promised_to_nobody(
     metadata: Metadata, looks: Callable[[datetime], None]
 ):
@@ -331,6 +374,109 @@ def test_two_that_judge_at_the_same_time_tell_once(metadata: Metadata):
     for thread in threads:
         thread.join()
     assert len(metadata.mails()) == 1
+
+
+@contextmanager
+def running_monitors(*configs: Config) -> Iterator[None]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=run, args=(config, stop)) for config in configs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def leaders(metadata: Metadata) -> list[int]:
+    """Give the database sessions that hold the lead."""
+    found = metadata.ask("select pid from pg_locks where locktype = 'advisory' and granted")
+    return [row["pid"] for row in found]
+
+
+def test_lead_that_is_lost_by_its_connection_alone_is_taken_again(metadata: Metadata):
+    """Both monitors live on: one of them leads, judges what is new, and tells once."""
+    version = metadata.declare([run_sla(minutes=30)])
+    with running_monitors(config_of(metadata), config_of(metadata)):
+        for number in range(3):
+            [leader] = wait_for(
+                lambda: leaders(metadata), lambda pids: len(pids) == 1, deadline_s=30
+            )
+            metadata.ask(f"select pg_terminate_backend({leader})")
+            wait_for(
+                lambda lost=leader: [pid for pid in leaders(metadata) if pid != lost],
+                lambda others: len(others) == 1,
+                deadline_s=30,
+            )
+            metadata.run(version, f"run {number}", due=DUE)
+            wait_for(
+                lambda: {mail["run_id"] for mail in metadata.mails()},
+                lambda runs, number=number: f"run {number}" in runs,
+                deadline_s=30,
+            )
+    assert len(metadata.mails()) == 3
+
+
+def test_both_ends_of_a_session_notice_that_the_other_is_gone(metadata: Metadata):
+    """The server frees the lead of a monitor whose host is gone; by itself it would take two hours."""
+    with monitor._session(config_of(metadata)) as connection:
+        names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+        found = [connection.execute(f"show {name}").fetchone() for name in names]
+        assert found == [("30",), ("10",), ("3",)]
+        assert connection.info.get_parameters()["tcp_user_timeout"] == "60000"
+
+
+def test_statement_that_is_cancelled_costs_no_lead(metadata: Metadata):
+    """Too slow once, or a deadlock: the next look tries again, in the same session."""
+    with monitor._session(config_of(metadata)) as connection:
+        with monitor._trying("Waiting", connection):
+            connection.execute("set statement_timeout = '10ms'")
+            connection.execute("select pg_sleep(10)")
+        assert connection.execute("select 1").fetchone() == (1,)
+        connection.close()
+        with (
+            pytest.raises(psycopg.OperationalError),
+            monitor._trying("Looking", connection),
+        ):
+            connection.execute("select 1")
+
+
+def test_what_is_old_is_deleted_but_not_while_its_run_is_there(metadata: Metadata):
+    """Judged again, it would be told of again; what is pending stays."""
+    version = metadata.declare([run_sla(minutes=30)])
+    for run_id in ("old", "old with run", "new"):
+        metadata.run(version, run_id, due=DUE)
+    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
+        look(connection, config_of(metadata), Floor(), now=DUE + minutes(60))
+        connection.execute("update sla.mail set state = 'sent' where run_id <> 'old with run'")
+        for aged in (
+            "update sla.record set judged_at = now() - interval '91 days' where run_id <> 'new'",
+            "update sla.mail set created_at = now() - interval '91 days' where run_id <> 'new'",
+        ):
+            connection.execute(aged)
+        with psycopg.connect(metadata.airflow_url) as airflow:
+            for run_id in ("old", "new"):
+                insert = "insert into sla.interval values (%s, %s, '', 'run', 9)"
+                airflow.execute(insert, (DAG, run_id))
+            airflow.execute("delete from dag_run where run_id = 'old'")
+        assert retention.prune(connection, days=90) == 3
+    assert [record["run_id"] for record in metadata.records()] == ["old with run", "new"]
+    assert [mail["run_id"] for mail in metadata.mails()] == ["old with run", "new"]
+    assert [row["run_id"] for row in metadata.ask("select run_id from sla.interval")] == ["new"]
+
+
+def test_monitor_deletes_what_is_old(metadata: Metadata):
+    """By itself, from the start on."""
+    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
+        enqueue(connection, key="a", **MAIL)
+        connection.execute(
+            "update sla.mail set state = 'sent', created_at = now() - interval '9 d'"
+        )
+    with running_monitors(config_of(metadata, keep_days=7)):
+        wait_for(metadata.mails, lambda mails: mails == [], deadline_s=30)
 
 
 def test_metrics_by_dag_and_task(metadata: Metadata):

@@ -63,6 +63,7 @@ def read_config(env: Mapping[str, str], *, heartbeat: Path | None) -> monitor.Co
         default_to=[one.strip() for one in settings.SLA_EMAIL_TO.split(",") if one.strip()],
         failure_emails=settings.FAILURE_EMAILS == "on",
         check_s=settings.SLA_CHECK_S,
+        keep_days=settings.METADATA_RETENTION_DAYS,
         callback_env=callback_environment(env),
         log_folder=folder if folder.is_dir() else None,
         heartbeat=heartbeat,

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from celery_stack.sla import failures, metadata, on_miss, outbox, sender
+from celery_stack.sla import failures, metadata, on_miss, outbox, retention, sender
 from celery_stack.sla.judge import judge, story
 from celery_stack.sla.log_tail import read_log_tails
 from celery_stack.sla.mail import render_sla_mail
@@ -45,13 +45,19 @@ RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 """Runs are committed out of the order of their ids, but not by more than this."""
 RETRY_S = 5
 """Between two attempts to deliver or to call back while nothing new is found."""
+PRUNED_EVERY = timedelta(hours=1)
 LAST_WORDS_S = 20
 """A monitor that stops lets the mail under way be finished, up to this: nobody gets it twice."""
+# Both ends notice within about a minute that the other is gone; the server then frees the lock of the lead.
 SESSION: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60000,
     "application_name": "sla",
-    "options": "-c statement_timeout=60s -c timezone=utc",
+    "options": "-c statement_timeout=60s -c timezone=utc"
+    " -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
 
 UNDELIVERED = """
@@ -69,6 +75,7 @@ class Config:
         database: psycopg's address of the metadata, as the role `sla`.
         smtp: None where no mail server is set: mails wait.
         default_to: SLA_EMAIL_TO.
+        keep_days: METADATA_RETENTION_DAYS.
         callback_env: the environment of the processes that authors' callbacks get to themselves.
         log_folder: Airflow's base log folder; None where it cannot be read.
         heartbeat: touched at each look; None for no such file.
@@ -81,6 +88,7 @@ class Config:
     default_to: Sequence[str]
     failure_emails: bool
     check_s: float
+    keep_days: int = 90
     callback_env: Mapping[str, str] = field(repr=False, default_factory=dict)
     log_folder: Path | None = None
     heartbeat: Path | None = None
@@ -97,15 +105,15 @@ class Floor:
     def __init__(self) -> None:
         self._seen: list[tuple[datetime, int]] = []
 
-    def after(self, newest: int, now: datetime) -> int:
-        """Give the floor of a look at `now`, in which the newest run is `newest`; the first has none."""
+    def at(self, now: datetime) -> int:
+        """Give the floor of a look at `now`: 0 until what was looked at is old enough."""
         old = [run for at, run in self._seen if now - at > RUN_IS_CREATED_WITHIN]
-        self._seen = [(at, run) for at, run in self._seen if now - at <= RUN_IS_CREATED_WITHIN]
-        if old:
-            self._seen.insert(0, (now - RUN_IS_CREATED_WITHIN, old[-1]))
-        floor = self._seen[0][1] if old else 0
-        self._seen.append((now, newest))
-        return floor
+        return old[-1] if old else 0
+
+    def looked(self, newest: int, now: datetime) -> None:
+        """Note a look at `now` that left nothing out, when `newest` was the newest run."""
+        old = [seen for seen in self._seen if now - seen[0] > RUN_IS_CREATED_WITHIN]
+        self._seen = [*old[-1:], *self._seen[len(old) :], (now, newest)]
 
 
 def run(config: Config, stop: Event) -> None:
@@ -122,9 +130,10 @@ def run(config: Config, stop: Event) -> None:
 
 def look(connection: Connection[Any], config: Config, floor: Floor, *, now: datetime) -> None:
     """Record what is new, judge what can be judged, and put what people are told of into the outbox."""
-    at_most = floor.after(metadata.newest_run(connection), now)
+    newest = metadata.newest_run(connection)
     with connection.transaction():
-        metadata.add_records(connection, floor=at_most, default_to=config.default_to)
+        metadata.add_records(connection, floor=floor.at(now), default_to=config.default_to)
+    floor.looked(newest, now)
     misses = defaultdict(list)
     for one in metadata.watched(connection):
         if one.verdict == "missed":
@@ -137,7 +146,7 @@ def look(connection: Connection[Any], config: Config, floor: Floor, *, now: date
             config.metrics.judged("met", one.dag_id, one.task_id)
     reasons = Reasons(config.database, config.broker) if misses else None
     for (dag_id, run_id), missed in misses.items():
-        with _trying(f"Telling of {dag_id} {run_id}"):
+        with _trying(f"Telling of {dag_id} {run_id}", connection):
             assert reasons is not None, "there are misses"  # noqa: S101
             _tell(connection, config, reasons, dag_id, run_id, missed, now=now)
 
@@ -151,8 +160,9 @@ def _verdict(one: Watched, now: datetime) -> str:
 
 def _follow_up(connection: Connection[Any], one: Watched, metrics: Metrics) -> None:
     if one.finished is not None:
-        metadata.has_finished(connection, one)
-        metrics.late(one.dag_id, one.task_id, one.finished - one.promised)
+        late = metadata.has_finished(connection, one)
+        if late is not None:
+            metrics.late(one.dag_id, one.task_id, late)
 
 
 def _tell(
@@ -283,15 +293,19 @@ def _wait_for_lead(connection: Connection[Any], config: Config, stop: Event) -> 
 
 def _lead(connection: Connection[Any], config: Config, stop: Event) -> None:
     """Look again and again; mails and callbacks go out beside it, until this ends."""
-    floor, failed_since = Floor(), failures.Since()
+    floor, failed_since, prune_at = Floor(), failures.Since(), datetime.now(UTC)
     with _beside(config, stop, _send_mails, _call_back) as news:
         while not stop.is_set():
             now = datetime.now(UTC)
-            with _trying("Looking at what is promised"):
+            with _trying("Looking at what is promised", connection):
                 look(connection, config, floor, now=now)
             if config.failure_emails:
-                with _trying("Looking for failed runs"):
+                with _trying("Looking for failed runs", connection):
                     failures.look(connection, config, failed_since, now=now)
+            if now >= prune_at:
+                prune_at = now + PRUNED_EVERY
+                with _trying("Deleting what is old", connection):
+                    retention.prune(connection, days=config.keep_days)
             for one in news:
                 one.set()
             _beat(config)
@@ -338,14 +352,14 @@ def _repeat(errand: Errand, config: Config, over: Event, news: Event) -> None:
 
 
 def _send_mails(connection: Connection[Any], config: Config, over: Event) -> None:
-    with _trying("Sending mails"):
+    with _trying("Sending mails", connection):
         sender.send_due(connection, config.smtp, now=datetime.now(UTC), stop=over)
-    with _trying("Counting mails"):
+    with _trying("Counting mails", connection):
         config.metrics.undelivered(dict(connection.execute(UNDELIVERED).fetchall()))
 
 
 def _call_back(connection: Connection[Any], config: Config, over: Event) -> None:
-    with _trying("Calling back"):
+    with _trying("Calling back", connection):
         on_miss.call_back(connection, config.callback_env, config.base_url, over)
 
 
@@ -357,13 +371,14 @@ def _session(config: Config) -> Iterator[Connection[Any]]:
 
 
 @contextmanager
-def _trying(doing: str) -> Iterator[None]:
+def _trying(doing: str, connection: Connection[Any]) -> Iterator[None]:
     """Log what fails and go on: the next look tries it again. A lost connection is not held back."""
     try:
         yield
-    except psycopg.OperationalError:
-        raise
-    except Exception:
+    except Exception as error:
+        # Others of its kind are a deadlock, or a statement that took too long.
+        if isinstance(error, psycopg.OperationalError) and connection.closed:
+            raise
         logger.exception("%s failed, the next look tries again", doing)
 
 

@@ -45,14 +45,22 @@ create table if not exists sla.record (
   blocking jsonb not null default '[]',
   recipients text[] not null default '{}',
   on_miss text not null default '',
-  called_at timestamptz,
   told_at timestamptz,
   judged_at timestamptz,
   created_at timestamptz not null default now(),
   unique (dag_id, run_id, task_id, name)
 );
+-- Columns that the table of an earlier version lacks. `silent`: all that was missing ran, and its workers were
+-- not heard of, when it was judged; it may have been done in time.
+alter table sla.record
+  add column if not exists called_at timestamptz,
+  add column if not exists silent boolean not null default false;
 create index if not exists record_open on sla.record (promised) where verdict = 'pending';
 create index if not exists record_by_time on sla.record (promised desc);
+create index if not exists record_unfinished on sla.record (judged_at)
+  where verdict = 'missed' and finished is null;
+create index if not exists record_untold on sla.record (id)
+  where verdict = 'missed' and on_miss <> '' and told_at is null;
 
 create table if not exists sla.mail (
   id bigint generated always as identity primary key,
@@ -75,6 +83,7 @@ create table if not exists sla.mail (
   sent_at timestamptz
 );
 create index if not exists mail_due on sla.mail (next_try_at) where state = 'pending';
+create index if not exists mail_by_time on sla.mail (created_at);
 
 create table if not exists sla.mail_record (
   mail_id bigint references sla.mail on delete cascade,

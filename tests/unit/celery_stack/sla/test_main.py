@@ -25,6 +25,7 @@ def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
         "SLA_EMAIL_TO": "a@example.org, b@example.org",
         "SLA_CHECK_S": "3",
         "FAILURE_EMAILS": "off",
+        "METADATA_RETENTION_DAYS": "7",
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
@@ -39,6 +40,7 @@ def test_configuration_is_read_once(env: dict[str, str]):
     assert config.base_url == "http://airflow.example.org"
     assert list(config.default_to) == ["a@example.org", "b@example.org"]
     assert (config.check_s, config.failure_emails, config.smtp) == (3, False, None)
+    assert config.keep_days == 7
     assert config.log_folder is None
     assert "hidden" not in repr(config)
 
