@@ -90,11 +90,11 @@ def statsd_client() -> StatsClient | None:
 
 
 def callback_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment of an author's callback: Airflow's settings, secrets among them, stay out.
+    """Give the environment of an author's callback: Airflow's settings, connections and Variables stay out.
 
     What lies in the plugins folder can be imported, as in Airflow's own processes.
     """
-    own = {name: value for name, value in env.items() if not name.startswith("AIRFLOW__")}
+    own = {name: value for name, value in env.items() if not name.startswith("AIRFLOW_")}
     folders = [conf.get_mandatory_value("core", "plugins_folder"), env.get("PYTHONPATH", "")]
     return own | {"PYTHONPATH": os.pathsep.join(folder for folder in folders if folder)}
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import DAG
@@ -147,12 +148,27 @@ def find_problems(dag: DAG) -> Iterator[str]:
                 f"task_sla names the task {promise.task_id!r}, which the DAG does not have. "
                 f"Use one of: {known}."
             )
+    for path in dict.fromkeys(promise.on_miss for promise in promises):
+        module = path.rpartition(".")[0]
+        if path and not _can_be_imported(module):
+            yield (
+                f"on_miss={path!r} needs the module {module!r}, which cannot be imported. "
+                "Put it into the plugins folder, or install it."
+            )
     for (task_id, name), number in Counter((p.task_id, p.name) for p in promises).items():
         if number > 1:
             yield (
                 f"{number} SLAs of {f'task {task_id}' if task_id else 'the run'} are called "
                 f"{name!r}. Give each a name=."
             )
+
+
+def _can_be_imported(module: str) -> bool:
+    """Tell whether there is such a module; those that it lies in are imported for that, itself is not."""
+    try:
+        return find_spec(module) is not None
+    except Exception:  # whatever a package raises that fails to import
+        return False
 
 
 def _seconds(days: float, hours: float, minutes: float, seconds: float) -> float:
@@ -191,13 +207,13 @@ def _path_of(callback: Callable[..., Any] | str) -> str:
     if not callback:
         return ""
     if isinstance(callback, str):
-        path = callback
+        name, path = "", callback
     else:
-        module, name = callback.__module__, getattr(callback, "__qualname__", "?")
-        path = f"{module}.{name}"
-    if not DOTTED_PATH.fullmatch(path) or path.startswith(DAG_FILE_MODULE):
+        name = getattr(callback, "__qualname__", "?")
+        path = f"{callback.__module__}.{name}"
+    if "." in name or not DOTTED_PATH.fullmatch(path) or path.startswith(DAG_FILE_MODULE):
         raise ValueError(
             f"on_miss must be a function that other processes can import, got {path!r}. "
-            "Put it into a module of the plugins folder."
+            "Put it into a module of the plugins folder, at its top level."
         )
     return path

@@ -24,7 +24,7 @@ DAG = '''
 
 from datetime import timedelta
 
-from airflow.sdk import dag, task
+from airflow.sdk import DAG, dag, task
 
 from celery_stack.sla import run_sla, task_sla
 
@@ -80,8 +80,9 @@ def test_plugin_registers_the_reference():
 
 
 def test_good_promises_pass(check: Check):
-    """Several, for the run and for its tasks."""
-    promises = 'run_sla(hours=2), run_sla(hours=1, name="soon"), task_sla("train", minutes=30)'
+    """Several, for the run and for its tasks; callbacks that can be imported."""
+    promises = 'run_sla(hours=2, on_miss="json.dumps"), run_sla(hours=1, name="soon"), '
+    promises += 'task_sla("train", minutes=30, on_miss=dag)'
     assert str(check(DAG.format(promises=promises))).endswith("no violations")
 
 
@@ -113,6 +114,17 @@ def test_good_promises_pass(check: Check):
         ('task_sla("", hours=1)', "task_sla needs the id of a task, got ''."),
         ('run_sla(hours=1, to=["nobody"])', "such as ml@example.org, got 'nobody'"),
         ("run_sla(hours=1, on_miss=mine)", "on_miss must be a function that other processes can"),
+        (
+            'run_sla(hours=1, on_miss="no.such.module")',
+            "DAG training: on_miss='no.such.module' needs the module 'no.such', which cannot be "
+            "imported. Put it into the plugins folder, or install it.",
+        ),
+        ('run_sla(hours=1, on_miss="json.JSONDecoder.decode")', "module 'json.JSONDecoder', which"),
+        (
+            "run_sla(hours=1, on_miss=DAG.test)",
+            "that other processes can import, got 'airflow.sdk.",
+        ),
+        ("run_sla(hours=1, on_miss=timedelta(1).total_seconds)", "at its top level."),
         ("run_sla(hours=1, on_miss=lambda event: None)", "Put it into a module of the plugins"),
     ],
 )
