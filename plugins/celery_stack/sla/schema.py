@@ -79,6 +79,7 @@ create table if not exists sla.mail (
   last_error text not null default '',
   delivered text[] not null default '{}',
   refused text[] not null default '{}',
+  unanswered int not null default 0,
   created_at timestamptz not null default now(),
   sent_at timestamptz
 );
