@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from airflow.configuration import conf
@@ -21,7 +22,8 @@ from statsd import StatsClient
 
 from celery_stack.settings import SettingError, Settings
 from celery_stack.sla import monitor
-from celery_stack.sla.metrics import Metrics
+from celery_stack.sla.metrics import Metrics, Statsd
+from celery_stack.sla.patient_statsd import PatientStatsd
 from celery_stack.sla.sender import SmtpServer
 
 
@@ -78,15 +80,17 @@ def read_smtp(env: Mapping[str, str]) -> SmtpServer | None:
     return SmtpServer.from_connection_file(Path(file)) if file else None
 
 
-def statsd_client() -> StatsClient | None:
+def statsd_client() -> Statsd | None:
     """Give the client that sends where Airflow sends; None where its metrics are off."""
     if not conf.getboolean("metrics", "statsd_on"):
         return None
-    return StatsClient(
+    connect = partial(
+        StatsClient,  # asks for the server's address at once, and raises without one
         host=conf.get_mandatory_value("metrics", "statsd_host"),
         port=conf.getint("metrics", "statsd_port"),
         prefix=conf.get_mandatory_value("metrics", "statsd_prefix"),
     )
+    return PatientStatsd(connect)
 
 
 def callback_environment(env: Mapping[str, str]) -> dict[str, str]:
