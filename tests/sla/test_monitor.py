@@ -376,6 +376,26 @@ def test_two_that_judge_at_the_same_time_tell_once(metadata: Metadata):
     assert len(metadata.mails()) == 1
 
 
+def test_mails_that_did_not_reach_all_are_counted_until_they_did(metadata: Metadata):
+    """One of two recipients is enough; a monitor that starts anew takes back what the last one told."""
+    mails = {
+        "waits": "state = 'pending', attempts = 1, created_at = now() - interval '30 days'",
+        "partly": "state = 'sent', refused = '{a@example.org}'",
+        "refused": "state = 'refused'",
+        "refused_long_ago": "state = 'refused', created_at = now() - interval '2 days'",
+        "sent": "state = 'sent'",
+        "new": "attempts = 0",
+    }
+    counted = Counted()
+    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
+        for dag_id, state in mails.items():
+            enqueue(connection, key=dag_id, **MAIL | {"dag_id": dag_id})
+            connection.execute(f"update sla.mail set {state} where dag_id = %s", (dag_id,))  # noqa: S608
+        monitor.count_undelivered(connection, Metrics(counted))
+    told = {stat.rpartition("=")[2]: value for stat, value in counted.seen.items()}
+    assert told == dict.fromkeys(mails, 0) | {"waits": 1, "partly": 1, "refused": 1}
+
+
 @contextmanager
 def running_monitors(*configs: Config) -> Iterator[None]:
     stop = threading.Event()
