@@ -36,6 +36,10 @@ def is_whole_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
+# What a mail server is offered without more ado: see celery_stack.sla.addresses.
+_ADDRESS = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,180}[A-Za-z0-9])?"
+
+
 class Settings(BaseModel):
     """Every variable of the stack itself: a field is named as the variable, and holds its default."""
 
@@ -186,7 +190,8 @@ class Settings(BaseModel):
     # SLAs and failure e-mails (celery_stack.sla).
     SLA_EMAIL_TO: str = Field(
         "",
-        pattern=r"^[^@\s,]+@[^@\s,]+( *, *[^@\s,]+@[^@\s,]+)*$",
+        pattern=f"^{_ADDRESS}( *, *{_ADDRESS})*$",
+        json_schema_extra={"expected": "addresses such as ml@example.org, comma-separated"},
         description="Who is told of missed SLAs and failed runs unless the DAG says otherwise, comma-separated; unset: nobody.",
     )
     SLA_CHECK_S: int = Field(
@@ -261,6 +266,8 @@ def _as_setting_error(detail: ErrorDetails) -> SettingError:
 def _expectation(name: str) -> str:
     """Say in words what variable `name` takes: `a whole number from 1 to 100`."""
     field = Settings.model_fields[name]
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["expected"])
     if field.annotation not in (int, float):
         choices = getattr(field.annotation, "__args__", None)
         if choices:
