@@ -49,6 +49,12 @@ class Settings(BaseModel):
     API_PORT: int = Field(
         8080, ge=1024, le=32767, description="Port of the Airflow UI and REST API."
     )
+    BASE_URL: str = Field(
+        "",
+        pattern=r"^https?://[A-Za-z0-9_.:\[\]-]{1,253}(/[A-Za-z0-9_.~/-]*)?$",
+        json_schema_extra={"expected": "an address such as https://airflow.example.org"},
+        description="Address by which people reach Airflow, for links in mails and the login; unset: the port on this machine.",
+    )
     FLOWER_PORT: int = Field(5555, ge=1024, le=32767, description="Port of Flower.")
     POSTGRES_PORT: int = Field(
         15432, ge=1024, le=32767, description="Port of the embedded Postgres (no Docker)."
