@@ -50,8 +50,8 @@ create table if not exists sla.record (
   created_at timestamptz not null default now(),
   unique (dag_id, run_id, task_id, name)
 );
--- Columns that the table of an earlier version lacks. `silent`: all that was missing ran, and its workers were
--- not heard of, when it was judged; it may have been done in time.
+-- Columns that the table of an earlier version lacks, as below. `silent`: all that was missing ran, and its
+-- workers were not heard of, when it was judged; it may have been done in time.
 alter table sla.record
   add column if not exists called_at timestamptz,
   add column if not exists silent boolean not null default false;
@@ -79,10 +79,10 @@ create table if not exists sla.mail (
   last_error text not null default '',
   delivered text[] not null default '{}',
   refused text[] not null default '{}',
-  unanswered int not null default 0,
   created_at timestamptz not null default now(),
   sent_at timestamptz
 );
+alter table sla.mail add column if not exists unanswered int not null default 0;
 create index if not exists mail_due on sla.mail (next_try_at) where state = 'pending';
 create index if not exists mail_by_time on sla.mail (created_at);
 
