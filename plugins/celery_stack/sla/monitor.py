@@ -46,7 +46,7 @@ RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 RETRY_S = 5
 """Between two attempts to deliver or to call back while nothing new is found."""
 PRUNED_EVERY = timedelta(hours=1)
-LAST_WORDS_S = 20
+LAST_WORDS_S = 15
 """A monitor that stops lets the mail under way be finished, up to this: nobody gets it twice."""
 # Both ends notice within about a minute that the other is gone; the server then frees the lock of the lead.
 SESSION: dict[str, Any] = {

@@ -38,6 +38,6 @@ def test_callback_of_the_readme_is_called_with_an_event(monkeypatch: pytest.Monk
     [message] = sent
     for part in ("nightly", "run", "load[2] (queued): no worker", "http://airflow/run"):
         assert part in message["text"]
-    described = re.search(r"for miss in event\.misses:  # (.+)", block)
+    described = re.search(r"for miss in event\.misses:\n +# (.+)", block)
     assert described is not None
     assert all(hasattr(miss, name) for name in described[1].split(", "))
