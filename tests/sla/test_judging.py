@@ -109,6 +109,22 @@ def test_run_that_timed_out_is_missed(metadata: Metadata, looks: Callable[[datet
     assert verdicts(metadata) == {"run": "missed", "retried": "missed", "ran": "missed"}
 
 
+def test_what_fail_fast_skips_is_missed(metadata: Metadata, looks: Callable[[datetime], None]):
+    """It is skipped with the failure, some time before the scheduler ends the run."""
+    version = metadata.declare([task_sla("branch", minutes=30), task_sla("stopped", minutes=30)])
+    metadata.run(version, due=DUE)
+    metadata.task("branch", "skipped", started=DUE, ended=DUE + minutes(2))
+    metadata.task("load", "failed", started=DUE, ended=DUE + minutes(5))
+    metadata.task("stopped", "skipped", started=DUE + minutes(5), ended=DUE + minutes(5))
+    with psycopg.connect(metadata.airflow_url) as connection:
+        connection.execute("update dag set fail_fast = true")
+    looks(DUE + minutes(6))
+    assert verdicts(metadata) == {"branch": "met", "stopped": "pending"}
+    metadata.end(DUE + minutes(7), "failed")
+    looks(DUE + minutes(40))
+    assert verdicts(metadata) == {"branch": "met", "stopped": "missed"}
+
+
 def test_run_whose_tasks_all_ended_well_and_that_is_failed_is_missed(
     metadata: Metadata, looks: Callable[[datetime], None]
 ):

@@ -67,7 +67,7 @@ delete from sla.record k where verdict = 'pending'
 # instances say; a promise for the run has those of all tasks. An instance is done when it ended in success for
 # the first time, that somebody cleared it afterwards breaks no promise, or was skipped. Two things need care:
 # - A run that is marked as failed, or takes longer than its dagrun_timeout, is given up: Airflow skips what has
-#   not ended, at that moment or without one. Nobody has done that.
+#   not ended, at that moment or without one. Nobody has done that. So does a DAG with fail_fast, when a task fails.
 # - What is marked, or given up, between two tries keeps the end of the failed one: when it was marked, is when
 #   its row was last written. (After the last try there is no trace but the record of a monitor that looked.)
 WATCHED = """
@@ -84,6 +84,7 @@ select k.id, k.dag_id, k.run_id, k.task_id, k.name, k.due_from, k.promised, k.re
     order by array_position(%(worst_first)s, coalesce(t.state, 'none')::text))
     filter (where t.task_id is not null))[1] as worst
 from sla.record k join dag_run r on r.dag_id = k.dag_id and r.run_id = k.run_id
+left join dag d on d.dag_id = k.dag_id
 left join task_instance t
   on t.dag_id = k.dag_id and t.run_id = k.run_id and (k.task_id = '' or t.task_id = k.task_id)
   and coalesce(t.state, 'none') <> 'removed'
@@ -99,6 +100,9 @@ left join lateral (
     when t.state not in ('success', 'skipped') then null
     when t.state = 'skipped' and r.state = 'failed'
       and (before.failed_then or t.end_date >= r.end_date - interval '2 seconds') then null
+    when t.state = 'skipped' and d.fail_fast and exists (
+      select from task_instance f where f.dag_id = t.dag_id and f.run_id = t.run_id
+        and f.state = 'failed' and f.end_date <= t.end_date + interval '2 seconds') then null
     when before.failed_then then greatest(t.end_date, t.updated_at)
     else t.end_date
   end) as at
