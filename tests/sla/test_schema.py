@@ -41,6 +41,14 @@ def test_tables_of_an_earlier_version_get_what_they_lack(metadata: Metadata):
     assert len(metadata.records()) == 1
 
 
+def test_start_waits_for_no_mail_under_way(metadata: Metadata):
+    """The mail server may take ten minutes to accept it; its row is locked that long."""
+    with psycopg.connect(metadata.sla_url) as sender, psycopg.connect(metadata.sla_url) as start:
+        sender.execute("select * from sla.mail, sla.record for update")
+        start.execute("set lock_timeout = '2s'")
+        schema.create(start)
+
+
 def test_looks_read_what_is_open_and_not_what_was(metadata: Metadata):
     """They come every few seconds, and the tables keep the past."""
     with psycopg.connect(metadata.sla_url) as connection:

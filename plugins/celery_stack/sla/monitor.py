@@ -127,7 +127,7 @@ def run(config: Config, stop: Event) -> None:
             with _session(config) as connection:
                 _wait_for_lead(connection, config, stop)
                 _lead(connection, config, stop)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
             stop.wait(config.check_s)
 
@@ -350,7 +350,7 @@ def _repeat(errand: Errand, config: Config, over: Event, news: Event) -> None:
                     errand(connection, config, over)
                     news.wait(RETRY_S)
                     news.clear()
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
             over.wait(config.check_s)
 

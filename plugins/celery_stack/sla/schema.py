@@ -52,9 +52,15 @@ create table if not exists sla.record (
 );
 -- Columns that the table of an earlier version lacks, as below. `silent`: all that was missing ran, and its
 -- workers were not heard of, when it was judged; it may have been done in time.
-alter table sla.record
-  add column if not exists called_at timestamptz,
-  add column if not exists silent boolean not null default false;
+-- Only where they are missing: a change of the table would wait for a mail under way, and all others for it.
+do $$ begin
+  if (select count(*) from pg_attribute where not attisdropped
+      and attrelid = 'sla.record'::regclass and attname in ('called_at', 'silent')) < 2 then
+    alter table sla.record
+      add column if not exists called_at timestamptz,
+      add column if not exists silent boolean not null default false;
+  end if;
+end $$;
 create index if not exists record_open on sla.record (promised) where verdict = 'pending';
 create index if not exists record_by_time on sla.record (promised desc);
 create index if not exists record_unfinished on sla.record (judged_at)
@@ -82,7 +88,12 @@ create table if not exists sla.mail (
   created_at timestamptz not null default now(),
   sent_at timestamptz
 );
-alter table sla.mail add column if not exists unanswered int not null default 0;
+do $$ begin
+  if not exists (select from pg_attribute where not attisdropped
+      and attrelid = 'sla.mail'::regclass and attname = 'unanswered') then
+    alter table sla.mail add column unanswered int not null default 0;
+  end if;
+end $$;
 create index if not exists mail_due on sla.mail (next_try_at) where state = 'pending';
 create index if not exists mail_by_time on sla.mail (created_at);
 
