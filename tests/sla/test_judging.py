@@ -10,7 +10,7 @@ import pytest
 
 from celery_stack.sla import run_sla, task_sla
 from celery_stack.sla.metrics import Metrics
-from celery_stack.sla.monitor import Config, Floor, look
+from celery_stack.sla.monitor import GIVEN_UP, Config, Floor, look
 from tests.sla.runs import Metadata, minutes
 
 DUE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
@@ -92,6 +92,8 @@ def test_run_that_is_given_up_is_missed_and_what_was_done_before_is_met(
         "branch": "met",
         "given_up": "missed",
     }
+    reasons = {record["name"]: record["reason"] for record in metadata.records()}
+    assert reasons["given_up"] == reasons["run"] == GIVEN_UP
 
 
 def test_run_that_timed_out_is_missed(metadata: Metadata, looks: Callable[[datetime], None]):

@@ -43,6 +43,7 @@ SILENT = timedelta(seconds=90)
 have been able to say so: that long it is waited for. Workers send a heartbeat every five seconds."""
 RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 """Runs are committed out of the order of their ids, but not by more than this."""
+GIVEN_UP = "Its run was given up, and what had not run was skipped. Clear it to run it again."
 RETRY_S = 5
 """Between two attempts to deliver or to call back while nothing new is found."""
 PRUNED_EVERY = timedelta(hours=1)
@@ -218,6 +219,8 @@ def _reason(one: Watched, blocking: Sequence[Blocking]) -> str:
     """Give the reason of the task itself, in the state that speaks for it; of a run, of its first task."""
     own = [task for task in blocking if _task_id(task) == one.task_id] if one.task_id else blocking
     speaks = next((task for task in own if task.state == one.worst), None) or next(iter(own), None)
+    if speaks is None and one.worst == "skipped":
+        return GIVEN_UP
     if speaks is None or not speaks.why:
         return ""
     return " ".join((speaks.why if one.task_id else f"{speaks.task}: {speaks.why}").split())
