@@ -137,7 +137,7 @@ def airflow_environment(plan: Plan, group: str) -> dict[str, str]:
         **{name: str(path) for name, path in paths.items()},
         **secret_commands(secrets, group),
         **(connections_from(secrets / "worker/connections.json") if group == "worker" else {}),
-        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__BASE_URL": plan.settings.BASE_URL or url,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"{artifacts}/xcom",
         "ARTIFACTS_URL": artifacts,

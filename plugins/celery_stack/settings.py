@@ -36,6 +36,10 @@ def is_whole_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
+# What a mail server is offered without more ado: see celery_stack.sla.addresses.
+_ADDRESS = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,180}[A-Za-z0-9])?"
+
+
 class Settings(BaseModel):
     """Every variable of the stack itself: a field is named as the variable, and holds its default."""
 
@@ -44,6 +48,12 @@ class Settings(BaseModel):
     # Where people reach it. Without Docker a port that is taken moves up to the next free one.
     API_PORT: int = Field(
         8080, ge=1024, le=32767, description="Port of the Airflow UI and REST API."
+    )
+    BASE_URL: str = Field(
+        "",
+        pattern=r"^https?://[A-Za-z0-9_.:\[\]-]{1,253}(/[A-Za-z0-9_.~/-]*)?$",
+        json_schema_extra={"expected": "an address such as https://airflow.example.org"},
+        description="Address by which people reach Airflow, for links in mails and the login; unset: the port on this machine.",
     )
     FLOWER_PORT: int = Field(5555, ge=1024, le=32767, description="Port of Flower.")
     POSTGRES_PORT: int = Field(
@@ -186,7 +196,8 @@ class Settings(BaseModel):
     # SLAs and failure e-mails (celery_stack.sla).
     SLA_EMAIL_TO: str = Field(
         "",
-        pattern=r"^[^@\s,]+@[^@\s,]+( *, *[^@\s,]+@[^@\s,]+)*$",
+        pattern=f"^{_ADDRESS}( *, *{_ADDRESS})*$",
+        json_schema_extra={"expected": "addresses such as ml@example.org, comma-separated"},
         description="Who is told of missed SLAs and failed runs unless the DAG says otherwise, comma-separated; unset: nobody.",
     )
     SLA_CHECK_S: int = Field(
@@ -267,6 +278,8 @@ def _as_setting_error(detail: ErrorDetails) -> SettingError:
 def _expectation(name: str) -> str:
     """Say in words what variable `name` takes: `a whole number from 1 to 100`."""
     field = Settings.model_fields[name]
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["expected"])
     if field.annotation not in (int, float):
         choices = getattr(field.annotation, "__args__", None)
         if choices:

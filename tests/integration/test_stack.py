@@ -140,7 +140,7 @@ def test_every_part_that_is_killed_comes_back_and_tasks_run(stack: RunningStack)
     The other workers live on, and find the servers again.
     """
     killed = {p["name"]: p["pid"] for p in Supervisor(stack.home).processes() if _is_killed(p)}
-    assert len(killed) == 8, killed
+    assert len(killed) == 9, killed
     for pid in killed.values():
         psutil.Process(pid).kill()
     wait_for(

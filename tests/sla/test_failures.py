@@ -113,6 +113,17 @@ def test_run_that_fails_again_is_told_of_again(metadata: Metadata, monitor: Conn
     assert len({mail["key"] for mail in metadata.mails()}) == 2
 
 
+def test_run_that_fails_again_without_a_failed_task_is_told_of_again(
+    metadata: Metadata, monitor: Connection[Any]
+):
+    """It was cleared, and timed out or was marked once more."""
+    metadata.run(metadata.declare([]), due=NOW, state="failed", ended=NOW)
+    assert [tell(monitor), tell(monitor)] == [1, 0]
+    with psycopg.connect(metadata.airflow_url) as connection:
+        connection.execute("update dag_run set clear_number = 1")
+    assert [tell(monitor), tell(monitor)] == [1, 0]
+
+
 def test_mapped_instances_are_named(metadata: Metadata, monitor: Connection[Any]):
     """With their index, in the order in which they failed."""
     metadata.run(metadata.declare([]), due=NOW, state="failed", ended=NOW)

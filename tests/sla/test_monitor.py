@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from celery_stack.sla import run_sla, task_sla
+from celery_stack.sla import monitor, retention, run_sla, task_sla
+from celery_stack.sla.mail import Rendered
 from celery_stack.sla.metrics import Metrics
-from celery_stack.sla.monitor import Config, Floor, call_back, look, run
+from celery_stack.sla.monitor import Config, Floor, look, run
+from celery_stack.sla.outbox import enqueue
 from celery_stack.sla.schema import READABLE
 from tests.sla.runs import DAG, Metadata, minutes
 from tests.waiting import wait_for
 
 DUE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
 TO = ["ml@example.org"]
+MAIL: dict[str, Any] = {
+    "kind": "sla",
+    "dag_id": DAG,
+    "run_id": "run",
+    "recipients": TO,
+    "rendered": Rendered("subject", "text", "<p>html</p>"),
+}
 
 
 class Counted:
@@ -257,6 +265,38 @@ def test_run_that_catches_up_is_recorded_and_nobody_is_told(
     assert [record["on_miss"] for record in metadata.records()] == ["", "on_call.page"]
 
 
+def test_look_that_fails_leaves_no_run_out(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch, looks: Callable[[datetime], None]
+):
+    """However long records cannot be written: the first look that can writes them all."""
+    version = metadata.declare([run_sla(hours=4)])
+    metadata.run(version, "before", due=DUE)
+    looks(DUE)
+
+    def fail(*_: object, **__: object) -> int:
+        raise RuntimeError("no space left")
+
+    metadata.run(version, "meanwhile", due=DUE)
+    metadata.run(version, "last", due=DUE)
+    with monkeypatch.context() as broken:
+        broken.setattr(monitor.metadata, "add_records", fail)
+        for number in range(5, 60, 5):
+            with pytest.raises(RuntimeError):
+                looks(DUE + minutes(number))
+    looks(DUE + minutes(60))
+    assert {record["run_id"] for record in metadata.records()} == {"before", "meanwhile", "last"}
+
+
+def test_floor_rises_with_looks_that_left_nothing_out():
+    """Runs are committed out of the order of their ids: it lags behind by ten minutes."""
+    floor = Floor()
+    assert floor.at(DUE) == 0
+    for number in range(30):
+        floor.looked(number, DUE + minutes(number))
+    assert floor.at(DUE + minutes(30)) == 19
+    assert floor.at(DUE + minutes(300)) == 29
+
+
 def test_what_is_older_than_the_first_look_was_promised_to_nobody(
     metadata: Metadata, looks: Callable[[datetime], None]
 ):
@@ -336,6 +376,129 @@ def test_two_that_judge_at_the_same_time_tell_once(metadata: Metadata):
     assert len(metadata.mails()) == 1
 
 
+def test_mails_that_did_not_reach_all_are_counted_until_they_did(metadata: Metadata):
+    """One of two recipients is enough; a monitor that starts anew takes back what the last one told."""
+    mails = {
+        "waits": "state = 'pending', attempts = 1, created_at = now() - interval '30 days'",
+        "partly": "state = 'sent', refused = '{a@example.org}'",
+        "refused": "state = 'refused'",
+        "refused_long_ago": "state = 'refused', created_at = now() - interval '2 days'",
+        "sent": "state = 'sent'",
+        "new": "attempts = 0",
+    }
+    counted = Counted()
+    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
+        for dag_id, state in mails.items():
+            enqueue(connection, key=dag_id, **MAIL | {"dag_id": dag_id})
+            connection.execute(f"update sla.mail set {state} where dag_id = %s", (dag_id,))  # noqa: S608
+        monitor.count_undelivered(connection, Metrics(counted))
+    told = {stat.rpartition("=")[2]: value for stat, value in counted.seen.items()}
+    assert told == dict.fromkeys(mails, 0) | {"waits": 1, "partly": 1, "refused": 1}
+
+
+@contextmanager
+def running_monitors(*configs: Config) -> Iterator[None]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=run, args=(config, stop)) for config in configs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def leaders(metadata: Metadata) -> list[int]:
+    """Give the database sessions that hold the lead."""
+    found = metadata.ask("select pid from pg_locks where locktype = 'advisory' and granted")
+    return [row["pid"] for row in found]
+
+
+def test_lead_that_is_lost_by_its_connection_alone_is_taken_again(metadata: Metadata):
+    """Both monitors live on: one of them leads, judges what is new, and tells once."""
+    version = metadata.declare([run_sla(minutes=30)])
+    with running_monitors(config_of(metadata), config_of(metadata)):
+        for number in range(3):
+            [leader] = wait_for(
+                lambda: leaders(metadata), lambda pids: len(pids) == 1, deadline_s=30
+            )
+            metadata.ask(f"select pg_terminate_backend({leader})")
+            wait_for(
+                lambda lost=leader: [pid for pid in leaders(metadata) if pid != lost],
+                lambda others: len(others) == 1,
+                deadline_s=30,
+            )
+            metadata.run(version, f"run {number}", due=DUE)
+            wait_for(
+                lambda: {mail["run_id"] for mail in metadata.mails()},
+                lambda runs, number=number: f"run {number}" in runs,
+                deadline_s=30,
+            )
+    assert len(metadata.mails()) == 3
+
+
+def test_both_ends_of_a_session_notice_that_the_other_is_gone(metadata: Metadata):
+    """The server frees the lead of a monitor whose host is gone; by itself it would take two hours."""
+    with monitor._session(config_of(metadata)) as connection:
+        names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+        found = [connection.execute(f"show {name}").fetchone() for name in names]
+        assert found == [("30",), ("10",), ("3",)]
+        assert connection.info.get_parameters()["tcp_user_timeout"] == "60000"
+
+
+def test_statement_that_is_cancelled_costs_no_lead(metadata: Metadata):
+    """Too slow once, or a deadlock: the next look tries again, in the same session."""
+    with monitor._session(config_of(metadata)) as connection:
+        with monitor._trying("Waiting", connection):
+            connection.execute("set statement_timeout = '10ms'")
+            connection.execute("select pg_sleep(10)")
+        assert connection.execute("select 1").fetchone() == (1,)
+        connection.close()
+        with (
+            pytest.raises(psycopg.OperationalError),
+            monitor._trying("Looking", connection),
+        ):
+            connection.execute("select 1")
+
+
+def test_what_is_old_is_deleted_but_not_while_its_run_is_there(metadata: Metadata):
+    """Judged again, it would be told of again; what is pending stays."""
+    version = metadata.declare([run_sla(minutes=30)])
+    for run_id in ("old", "old with run", "new"):
+        metadata.run(version, run_id, due=DUE)
+    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
+        look(connection, config_of(metadata), Floor(), now=DUE + minutes(60))
+        connection.execute("update sla.mail set state = 'sent' where run_id <> 'old with run'")
+        for aged in (
+            "update sla.record set judged_at = now() - interval '91 days' where run_id <> 'new'",
+            "update sla.mail set created_at = now() - interval '91 days' where run_id <> 'new'",
+        ):
+            connection.execute(aged)
+        with psycopg.connect(metadata.airflow_url) as airflow:
+            for run_id in ("old", "new"):
+                insert = "insert into sla.interval values (%s, %s, '', 'run', 9)"
+                airflow.execute(insert, (DAG, run_id))
+            airflow.execute("delete from dag_run where run_id = 'old'")
+        assert retention.prune(connection, days=90) == 3
+    assert [record["run_id"] for record in metadata.records()] == ["old with run", "new"]
+    assert [mail["run_id"] for mail in metadata.mails()] == ["old with run", "new"]
+    assert [row["run_id"] for row in metadata.ask("select run_id from sla.interval")] == ["new"]
+
+
+def test_monitor_deletes_what_is_old(metadata: Metadata):
+    """By itself, from the start on."""
+    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
+        enqueue(connection, key="a", **MAIL)
+        connection.execute(
+            "update sla.mail set state = 'sent', created_at = now() - interval '9 d'"
+        )
+    with running_monitors(config_of(metadata, keep_days=7)):
+        wait_for(metadata.mails, lambda mails: mails == [], deadline_s=30)
+
+
 def test_metrics_by_dag_and_task(metadata: Metadata):
     """Met and missed are counted once, lateness is told when it is known."""
     counted = Counted()
@@ -354,39 +517,6 @@ def test_metrics_by_dag_and_task(metadata: Metadata):
         for number in (43, 44):
             look(connection, config, floor, now=DUE + minutes(number))
     assert counted.seen[f"sla.lateness,dag_id={DAG},task_id=run"] == 12 * 60
-
-
-def test_on_miss_is_called_once_with_what_was_missed(metadata: Metadata, tmp_path: Path):
-    """In a process of its own; one that fails keeps nothing from going on."""
-    (tmp_path / "on_call.py").write_text(
-        "import json, pathlib\n"
-        "def page(event):\n"
-        "    file = pathlib.Path(__file__).with_name('paged.jsonl')\n"
-        "    lines = [f'{event.run_id} {miss.name} {miss.promised:%M} {miss.blocking[0].task}'"
-        " for miss in event.misses]\n"
-        "    file.open('a').write(json.dumps(lines) + '\\n')\n"
-        "def broken(event):\n"
-        "    raise RuntimeError\n"
-    )
-    version = metadata.declare(
-        [
-            run_sla(minutes=30, on_miss="on_call.page"),
-            task_sla("load", minutes=20, on_miss="on_call.page"),
-            task_sla("train", minutes=20, on_miss="on_call.broken"),
-        ]
-    )
-    metadata.run(version, due=DUE)
-    metadata.task("load", "running", started=DUE)
-    metadata.task("train", "running", started=DUE)
-    path = [str(tmp_path), *(part for part in sys.path if part)]
-    config = config_of(metadata, callback_env={"PYTHONPATH": ":".join(path)})
-    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
-        look(connection, config, Floor(), now=DUE + minutes(60))
-        call_back(connection, config)
-        call_back(connection, config)
-    called = [json.loads(line) for line in (tmp_path / "paged.jsonl").read_text().splitlines()]
-    promised = [f"{DUE + minutes(number):%M}" for number in (30, 20)]
-    assert called == [[f"run run {promised[0]} load", f"run load {promised[1]} load"]]
 
 
 def test_role_of_the_monitor_reads_what_it_judges_by_and_nothing_else(metadata: Metadata):

@@ -76,7 +76,7 @@ def test_variable_says_other_seconds(metadata: Metadata, session: Session):
     assert [tuple(row.values()) for row in noted] == [("run", "", 90.5), ("run", "load", 90.5)]
 
 
-@pytest.mark.parametrize("value", ["soon", "0", "-5", "inf", "nan"])
+@pytest.mark.parametrize("value", ["soon", "0", "-5", "inf", "nan", "1e12"])
 def test_variable_that_says_no_time_is_left_out(metadata: Metadata, session: Session, value: str):
     """A run is created whatever people type."""
     metadata.run(metadata.declare([]), due=DUE)
@@ -85,6 +85,15 @@ def test_variable_that_says_no_time_is_left_out(metadata: Metadata, session: Ses
     assert deadline(session, promise) == DUE + minutes(10)
     session.commit()
     assert metadata.ask("select * from sla.interval") == []
+
+
+def test_run_is_created_though_its_promise_makes_no_sense(metadata: Metadata, session: Session):
+    """An earlier version may have stored it; in Airflow it would end the scheduler."""
+    metadata.run(metadata.declare([]), due=DUE)
+    assert deadline(session, Promise(seconds=1e12)) is None
+    set_variable(metadata, "90")
+    assert deadline(session, Promise(seconds=1e12, variable="promised")) is None
+    assert session.scalar(text("select count(*) from dag_run")) == 1
 
 
 def test_run_is_created_though_nothing_can_be_noted(metadata: Metadata, session: Session):

@@ -17,6 +17,7 @@ COMPOSE_FILES = ("compose.yaml", *sorted(f"compose/{p.name}" for p in REPO.glob(
 # What Compose takes for a path or a host when the variable is unset is no value that one would set.
 PLACES = {
     "ARTIFACTS_URL",
+    "BASE_URL",
     "CA_BUNDLE",
     "CODE_VERSION",
     "LANDING_DIR",

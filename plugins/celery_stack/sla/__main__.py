@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from airflow.configuration import conf
@@ -21,7 +22,8 @@ from statsd import StatsClient
 
 from celery_stack.settings import SettingError, Settings
 from celery_stack.sla import monitor
-from celery_stack.sla.metrics import Metrics
+from celery_stack.sla.metrics import Metrics, Statsd
+from celery_stack.sla.patient_statsd import PatientStatsd
 from celery_stack.sla.sender import SmtpServer
 
 
@@ -63,6 +65,7 @@ def read_config(env: Mapping[str, str], *, heartbeat: Path | None) -> monitor.Co
         default_to=[one.strip() for one in settings.SLA_EMAIL_TO.split(",") if one.strip()],
         failure_emails=settings.FAILURE_EMAILS == "on",
         check_s=settings.SLA_CHECK_S,
+        keep_days=settings.METADATA_RETENTION_DAYS,
         callback_env=callback_environment(env),
         log_folder=folder if folder.is_dir() else None,
         heartbeat=heartbeat,
@@ -77,23 +80,25 @@ def read_smtp(env: Mapping[str, str]) -> SmtpServer | None:
     return SmtpServer.from_connection_file(Path(file)) if file else None
 
 
-def statsd_client() -> StatsClient | None:
+def statsd_client() -> Statsd | None:
     """Give the client that sends where Airflow sends; None where its metrics are off."""
     if not conf.getboolean("metrics", "statsd_on"):
         return None
-    return StatsClient(
+    connect = partial(
+        StatsClient,  # asks for the server's address at once, and raises without one
         host=conf.get_mandatory_value("metrics", "statsd_host"),
         port=conf.getint("metrics", "statsd_port"),
         prefix=conf.get_mandatory_value("metrics", "statsd_prefix"),
     )
+    return PatientStatsd(connect)
 
 
 def callback_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment of an author's callback: Airflow's settings, secrets among them, stay out.
+    """Give the environment of an author's callback: Airflow's settings, connections and Variables stay out.
 
     What lies in the plugins folder can be imported, as in Airflow's own processes.
     """
-    own = {name: value for name, value in env.items() if not name.startswith("AIRFLOW__")}
+    own = {name: value for name, value in env.items() if not name.startswith("AIRFLOW_")}
     folders = [conf.get_mandatory_value("core", "plugins_folder"), env.get("PYTHONPATH", "")]
     return own | {"PYTHONPATH": os.pathsep.join(folder for folder in folders if folder)}
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import DAG
@@ -19,6 +20,7 @@ from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import BaseDeadlineReference, DeadlineAlert
 
 from celery_stack.sla.addresses import check_addresses
+from celery_stack.sla.judge import LONGEST_S
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -74,11 +76,7 @@ class Promise(BaseDeadlineReference):
         """
         from celery_stack.sla import new_run  # where a run is created, there is a database
 
-        seconds = new_run.seconds_promised(self, session, dag_id, run_id)
-        if self.task_id:
-            return None
-        due = new_run.due_from(session, dag_id, run_id)
-        return due + timedelta(seconds=seconds - self.seconds)
+        return new_run.deadline_from(self, session, dag_id, run_id)
 
 
 async def noted(**_context: Any) -> None:
@@ -109,10 +107,11 @@ def run_sla(
         variable: an Airflow Variable; where it is set when a run is created, it is the seconds promised.
 
     Raises:
-        ValueError: the time is not above zero, an address is none, the callback cannot be imported.
+        ValueError: the time is not above zero or above ten years, an address is none, the callback cannot
+            be imported, a name has characters that cannot be printed.
     """
-    length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    return _alert(Promise("", name or RUN, length.total_seconds(), *_rest(to, on_miss, variable)))
+    length_s = _seconds(days, hours, minutes, seconds)
+    return _alert(Promise("", name or RUN, length_s, *_rest(to, on_miss, variable)))
 
 
 def task_sla(
@@ -134,9 +133,8 @@ def task_sla(
     """
     if not task_id:
         raise ValueError("task_sla needs the id of a task, got ''. For the whole run use run_sla.")
-    length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    rest = _rest(to, on_miss, variable)
-    return _alert(Promise(task_id, name or task_id, length.total_seconds(), *rest))
+    length_s = _seconds(days, hours, minutes, seconds)
+    return _alert(Promise(task_id, name or task_id, length_s, *_rest(to, on_miss, variable)))
 
 
 def find_problems(dag: DAG) -> Iterator[str]:
@@ -150,6 +148,13 @@ def find_problems(dag: DAG) -> Iterator[str]:
                 f"task_sla names the task {promise.task_id!r}, which the DAG does not have. "
                 f"Use one of: {known}."
             )
+    for path in dict.fromkeys(promise.on_miss for promise in promises):
+        module = path.rpartition(".")[0]
+        if path and not _can_be_imported(module):
+            yield (
+                f"on_miss={path!r} needs the module {module!r}, which cannot be imported. "
+                "Put it into the plugins folder, or install it."
+            )
     for (task_id, name), number in Counter((p.task_id, p.name) for p in promises).items():
         if number > 1:
             yield (
@@ -158,12 +163,31 @@ def find_problems(dag: DAG) -> Iterator[str]:
             )
 
 
+def _can_be_imported(module: str) -> bool:
+    """Tell whether there is such a module; those that it lies in are imported for that, itself is not."""
+    try:
+        return find_spec(module) is not None
+    except Exception:  # whatever a package raises that fails to import
+        return False
+
+
+def _seconds(days: float, hours: float, minutes: float, seconds: float) -> float:
+    """Give the sum, to the microsecond; a timedelta would raise where it is too long."""
+    return round(days * 86400 + hours * 3600 + minutes * 60 + seconds, 6)
+
+
 def _alert(promise: Promise) -> DeadlineAlert:
-    if promise.seconds <= 0:
+    if not 0 < promise.seconds <= LONGEST_S:
         raise ValueError(
-            f"The SLA {promise.name!r} needs a time above zero, got {promise.seconds:g} s. "
-            "Set days, hours, minutes or seconds."
+            f"The SLA {promise.name!r} needs a time above zero and of ten years at most, "
+            f"got {promise.seconds:g} s. Set days, hours, minutes or seconds."
         )
+    for what, text in (("name", promise.name), ("variable", promise.variable)):
+        if not text.isprintable():  # Postgres cannot compare what has a zero byte
+            raise ValueError(
+                f"The {what} of an SLA must be text that can be printed, got {text!r}."
+                " Leave out its control characters."
+            )
     return DeadlineAlert(
         reference=promise,
         interval=timedelta(seconds=promise.seconds),
@@ -183,13 +207,13 @@ def _path_of(callback: Callable[..., Any] | str) -> str:
     if not callback:
         return ""
     if isinstance(callback, str):
-        path = callback
+        name, path = "", callback
     else:
-        module, name = callback.__module__, getattr(callback, "__qualname__", "?")
-        path = f"{module}.{name}"
-    if not DOTTED_PATH.fullmatch(path) or path.startswith(DAG_FILE_MODULE):
+        name = getattr(callback, "__qualname__", "?")
+        path = f"{callback.__module__}.{name}"
+    if "." in name or not DOTTED_PATH.fullmatch(path) or path.startswith(DAG_FILE_MODULE):
         raise ValueError(
             f"on_miss must be a function that other processes can import, got {path!r}. "
-            "Put it into a module of the plugins folder."
+            "Put it into a module of the plugins folder, at its top level."
         )
     return path

@@ -31,7 +31,7 @@ OVERLAP = timedelta(minutes=10)
 """The end of a run reaches the metadata some time after the moment that it names."""
 
 FAILED_RUNS = """
-select r.dag_id, r.run_id, declared.addresses, tasks.not_run, tasks.failed
+select r.dag_id, r.run_id, r.clear_number, declared.addresses, tasks.not_run, tasks.failed
 from dag_run r
 cross join lateral (
   select count(*) filter (where t.state = 'upstream_failed') as not_run,
@@ -53,10 +53,16 @@ KNOWN = "select key from sla.mail where key = any(%s)"
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A run that failed; `declared` is who its DAG wants to be told, None where it does not say."""
+    """A run that failed.
+
+    Args:
+        cleared: how often it was cleared.
+        declared: who its DAG wants to be told; None where it does not say.
+    """
 
     dag_id: str
     run_id: str
+    cleared: int
     failed: tuple[FailedTask, ...]
     not_run: int
     declared: tuple[str, ...] | None
@@ -64,7 +70,9 @@ class FailedRun:
     @property
     def key(self) -> str:
         """Name the run and the cause."""
-        cause = json.dumps([[task.task, task.try_number] for task in self.failed])
+        # A run may fail without a failed task: it timed out, or was marked.
+        tries = [[task.task, task.try_number] for task in self.failed]
+        cause = json.dumps([self.cleared, tries])
         digest = hashlib.sha256(cause.encode()).hexdigest()[:16]
         return f"failure:{self.dag_id}:{self.run_id}:{digest}"
 
@@ -106,8 +114,8 @@ def find_failures(connection: Connection[Any], since: datetime) -> list[FailedRu
     """Give the runs that have failed since then, the oldest first, each with its failed tasks."""
     rows = connection.execute(FAILED_RUNS, {"since": since}).fetchall()
     return [
-        FailedRun(dag_id, run_id, tuple(map(_task, failed)), not_run, _declared(addresses))
-        for dag_id, run_id, addresses, not_run, failed in rows
+        FailedRun(dag_id, run_id, cleared, tuple(map(_task, failed)), not_run, _declared(addresses))
+        for dag_id, run_id, cleared, addresses, not_run, failed in rows
     ]
 
 

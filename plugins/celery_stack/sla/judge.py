@@ -7,6 +7,9 @@ from typing import Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["pending", "met", "missed"]
 
+LONGEST_S = 10 * 365 * 86400
+"""The longest time that can be promised: moments have an end, and Airflow's scheduler would fail beyond it."""
+
 WORST_FIRST = (
     "failed",
     "upstream_failed",

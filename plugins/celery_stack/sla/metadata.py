@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import DictRow, class_row, dict_row
 
-from celery_stack.sla.judge import WORST_FIRST
+from celery_stack.sla.judge import LONGEST_S, WORST_FIRST
 from celery_stack.sla.schema import Blocking
+
+logger = logging.getLogger(__name__)
 
 CATCH_UP = timedelta(days=1)
 """A run created longer than this after it was promised catches up on the past: nobody is told."""
@@ -61,8 +64,12 @@ delete from sla.record k where verdict = 'pending'
 """
 
 # Promises that are not judged yet, and missed ones that have not finished, each with what its task
-# instances say; a promise for the run has those of all tasks. An instance is done when it ended in success, or
-# was skipped, for the first time: that somebody cleared it afterwards breaks no promise.
+# instances say; a promise for the run has those of all tasks. An instance is done when it ended in success for
+# the first time, that somebody cleared it afterwards breaks no promise, or was skipped. Two things need care:
+# - A run that is marked as failed, or takes longer than its dagrun_timeout, is given up: Airflow skips what has
+#   not ended, at that moment or without one. Nobody has done that. So does a DAG with fail_fast, when a task fails.
+# - What is marked, or given up, between two tries keeps the end of the failed one: when it was marked, is when
+#   its row was last written. (After the last try there is no trace but the record of a monitor that looked.)
 WATCHED = """
 select k.id, k.dag_id, k.run_id, k.task_id, k.name, k.due_from, k.promised, k.recipients, k.on_miss,
   k.verdict, r.created_at, coalesce(r.state, 'queued') as run_state, r.end_date as run_ended,
@@ -71,21 +78,34 @@ select k.id, k.dag_id, k.run_id, k.task_id, k.name, k.due_from, k.promised, k.re
   count(t.task_id) as instances,
   count(done.at) as done,
   max(done.at) as last_done,
+  coalesce(bool_or(before.at is not null), false) as cleared,
   min(coalesce(t.last_heartbeat_at, t.start_date)) filter (where t.state = 'running') as heard_of,
   (array_agg(coalesce(t.state, 'none')
     order by array_position(%(worst_first)s, coalesce(t.state, 'none')::text))
     filter (where t.task_id is not null))[1] as worst
 from sla.record k join dag_run r on r.dag_id = k.dag_id and r.run_id = k.run_id
+left join dag d on d.dag_id = k.dag_id
 left join task_instance t
   on t.dag_id = k.dag_id and t.run_id = k.run_id and (k.task_id = '' or t.task_id = k.task_id)
   and coalesce(t.state, 'none') <> 'removed'
 left join lateral (
-  select min(h.end_date) as at from task_instance_history h
+  select min(h.end_date) filter (where h.state = 'success') as at,
+    coalesce(bool_or(h.state = 'failed' and h.end_date = t.end_date), false) as failed_then
+  from task_instance_history h
   where h.dag_id = t.dag_id and h.run_id = t.run_id and h.task_id = t.task_id
-    and h.map_index = t.map_index and h.state in ('success', 'skipped')
+    and h.map_index = t.map_index
 ) before on true
 left join lateral (
-  select least(case when t.state in ('success', 'skipped') then t.end_date end, before.at) as at
+  select least(before.at, case
+    when t.state not in ('success', 'skipped') then null
+    when t.state = 'skipped' and r.state = 'failed'
+      and (before.failed_then or t.end_date >= r.end_date - interval '2 seconds') then null
+    when t.state = 'skipped' and d.fail_fast and exists (
+      select from task_instance f where f.dag_id = t.dag_id and f.run_id = t.run_id
+        and f.state = 'failed' and f.end_date <= t.end_date + interval '2 seconds') then null
+    when before.failed_then then greatest(t.end_date, t.updated_at)
+    else t.end_date
+  end) as at
 ) done on true
 where k.verdict = 'pending'
   or (k.verdict = 'missed' and k.finished is null and k.judged_at > now() - interval '7 days')
@@ -96,15 +116,18 @@ order by k.promised
 # Whoever turns it from pending has judged it; a second monitor finds it judged.
 JUDGE = """
 update sla.record set verdict = %(verdict)s, finished = %(finished)s, state = %(state)s,
-  reason = %(reason)s, blocking = %(blocking)s, judged_at = now()
+  reason = %(reason)s, blocking = %(blocking)s, silent = %(silent)s, judged_at = now()
 where id = %(id)s and verdict = 'pending'
 """
 
-# What was missed has finished after all. Was it in time, and only told us late, then it was no miss.
+# What was missed has finished after all. Was it in time, and only told us late, then it was no miss. But only
+# what ran in silence can have been: a failed task that is marked as success keeps the end of its last try.
 FINISHED = """
-update sla.record set finished = %(finished)s, state = %(state)s,
-  verdict = case when %(finished)s <= promised then 'met' else verdict end
+update sla.record set state = %(state)s,
+  verdict = case when silent and %(finished)s <= promised then 'met' else verdict end,
+  finished = case when not silent and %(finished)s <= promised then now() else %(finished)s end
 where id = %(id)s and finished is null
+returning finished - promised
 """
 
 UNFINISHED = """
@@ -121,6 +144,7 @@ class Watched:
     Args:
         verdict: `pending`, or `missed` where it has not finished.
         instances: how many the task, or the whole run, has; of these so many are `done`.
+        cleared: whether an instance was done before, and somebody cleared it.
         heard_of: the last heartbeat of the running instance that is silent for longest; None if none runs.
         worst: the state that speaks for all of them; None without any.
     """
@@ -143,6 +167,7 @@ class Watched:
     instances: int
     done: int
     last_done: datetime | None
+    cleared: bool
     heard_of: datetime | None
     worst: str | None
 
@@ -155,14 +180,24 @@ class Watched:
     def finished(self) -> datetime | None:
         """Give when all of it was done for the first time; None if it is not.
 
-        A run is done when its last task is: when the scheduler came to see it does not count.
+        A run is done when its last task is: when the scheduler came to see it does not count. One that failed
+        is not, unless all was done before somebody cleared it.
         """
+        if not self.task_id and self.run_state == "failed" and not self.cleared:
+            return None
         if self.instances and self.done == self.instances:
             return self.last_done
         # A run may succeed over a failed task; of a mapped task there may be nothing left.
         if self.run_state == "success" and (not self.task_id or not self.instances):
             return min(filter(None, (self.last_ended, self.run_ended)), default=None)
         return None
+
+    @property
+    def silent(self) -> bool:
+        """Tell whether all that is not done runs, and has not been heard of since it was promised."""
+        return (
+            self.worst == "running" and self.heard_of is not None and self.heard_of < self.promised
+        )
 
     @property
     def catches_up(self) -> bool:
@@ -189,14 +224,25 @@ def add_records(connection: Connection[Any], *, floor: int, default_to: Sequence
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(NEW, {"floor": floor}).fetchall()
-        cursor.executemany(ADD, [_record(row, default_to) for row in found])
-    return len(found)
+        records = list(_records(found, default_to))
+        cursor.executemany(ADD, records)
+    return len(records)
+
+
+def _records(found: Iterable[DictRow], default_to: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Give the records of promises; one that makes no sense is logged, and keeps no other from being kept."""
+    for row in found:
+        try:
+            yield _record(row, default_to)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            where = row["dag_id"], row["run_id"], row["promise"]
+            logger.warning("%s %s: %s cannot be promised: %r", *where, error)
 
 
 def _record(row: DictRow, default_to: Sequence[str]) -> dict[str, Any]:
     promise = row["promise"]
     seconds = row["seconds"] or promise["seconds"]
-    promised = row["due_from"] + timedelta(seconds=seconds)
+    promised = row["due_from"] + timedelta(seconds=min(seconds, LONGEST_S))
     catches_up = _catches_up(row["created_at"], promised)
     to = promise["to"] or row["to_of_run"] or list(default_to)
     return {
@@ -237,14 +283,16 @@ def judged(
         "state": state,
         "reason": reason,
         "blocking": json.dumps([asdict(task) for task in blocking]),
+        "silent": one.silent,
     }
     return connection.execute(JUDGE, values).rowcount == 1
 
 
-def has_finished(connection: Connection[Any], one: Watched) -> None:
-    """Write down when a missed promise was fulfilled after all."""
+def has_finished(connection: Connection[Any], one: Watched) -> timedelta | None:
+    """Write down when a missed promise was fulfilled after all; give how late, None if it was not late."""
     values = {"id": one.id, "finished": one.finished, "state": one.state}
-    connection.execute(FINISHED, values)
+    row = connection.execute(FINISHED, values).fetchone()
+    return row[0] if row and row[0] > timedelta(0) else None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Metrics:
             self._client.timing(_tagged("sla.lateness", dag_id, task_id), lateness)
 
     def undelivered(self, mails: Mapping[str, int]) -> None:
-        """Tell how many mails of each DAG wait after a failed try, or were refused; 0 once they are through."""
+        """Tell of each DAG how many mails wait after a failed try, or did not reach all; 0 once they are through."""
         if not self._client:
             return
         for dag_id in sorted({*mails, *self._told}):

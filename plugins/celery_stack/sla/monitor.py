@@ -2,30 +2,28 @@
 
 Two may run, on one host or two: one leads by an advisory lock of Postgres, the other waits for it. Should
 both judge for a moment, the row that one of them turns from pending, and the key of the mail, keep the
-other from telling it again. Mails and callbacks have a thread of their own: a slow mail server keeps nobody
-from being judged.
+other from telling it again. Mails have a thread of their own, and so do callbacks: a slow mail server keeps nobody
+from being judged or called.
 """
 
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import dict_row
 
-from celery_stack.sla import event, failures, metadata, outbox, sender
+from celery_stack.sla import failures, metadata, on_miss, outbox, retention, sender
 from celery_stack.sla.judge import judge, story
 from celery_stack.sla.log_tail import read_log_tails
 from celery_stack.sla.mail import render_sla_mail
@@ -45,26 +43,31 @@ SILENT = timedelta(seconds=90)
 have been able to say so: that long it is waited for. Workers send a heartbeat every five seconds."""
 RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 """Runs are committed out of the order of their ids, but not by more than this."""
-CALLBACK_TIMEOUT_S = 60
+GIVEN_UP = "Its run was given up, and what had not run was skipped. Clear it to run it again."
 RETRY_S = 5
-"""Between two attempts to deliver while nothing new is found."""
+"""Between two attempts to deliver or to call back while nothing new is found."""
+PRUNED_EVERY = timedelta(hours=1)
+LAST_WORDS_S = 15
+"""A monitor that stops lets the mail under way be finished, up to this: nobody gets it twice."""
+# Both ends notice within about a minute that the other is gone; the server then frees the lock of the lead.
 SESSION: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60000,
     "application_name": "sla",
-    "options": "-c statement_timeout=60s -c timezone=utc",
+    "options": "-c statement_timeout=60s -c timezone=utc"
+    " -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
 
-TO_TELL = """
-select array_agg(id order by id) as ids, dag_id, run_id, on_miss from sla.record
-where verdict = 'missed' and on_miss <> '' and told_at is null
-group by dag_id, run_id, on_miss order by min(id)
-"""
-TOLD = "update sla.record set told_at = now() where id = any(%s)"
-RECORDS = "select * from sla.record where id = any(%s) order by id"
+# Of the last days also DAGs without any: what a monitor has told before it was started anew becomes 0.
 UNDELIVERED = """
-select dag_id, count(*) from sla.mail
-where (state = 'pending' and attempts > 0) or (state = 'refused' and created_at > now() - interval '1 day')
+select dag_id, count(*) filter (where
+  (state = 'pending' and attempts > 0)
+  or ((state = 'refused' or cardinality(refused) > 0) and created_at > now() - interval '1 day'))
+from sla.mail
+where state = 'pending' or created_at > now() - interval '7 days'
 group by dag_id
 """
 
@@ -77,6 +80,7 @@ class Config:
         database: psycopg's address of the metadata, as the role `sla`.
         smtp: None where no mail server is set: mails wait.
         default_to: SLA_EMAIL_TO.
+        keep_days: METADATA_RETENTION_DAYS.
         callback_env: the environment of the processes that authors' callbacks get to themselves.
         log_folder: Airflow's base log folder; None where it cannot be read.
         heartbeat: touched at each look; None for no such file.
@@ -89,10 +93,15 @@ class Config:
     default_to: Sequence[str]
     failure_emails: bool
     check_s: float
+    keep_days: int = 90
     callback_env: Mapping[str, str] = field(repr=False, default_factory=dict)
     log_folder: Path | None = None
     heartbeat: Path | None = None
     metrics: Metrics = field(default_factory=Metrics)
+
+
+Errand = Callable[[Connection[Any], Config, Event], None]
+"""Something to be done beside the looks, until the event is set."""
 
 
 class Floor:
@@ -101,34 +110,35 @@ class Floor:
     def __init__(self) -> None:
         self._seen: list[tuple[datetime, int]] = []
 
-    def after(self, newest: int, now: datetime) -> int:
-        """Give the floor of a look at `now`, in which the newest run is `newest`; the first has none."""
+    def at(self, now: datetime) -> int:
+        """Give the floor of a look at `now`: 0 until what was looked at is old enough."""
         old = [run for at, run in self._seen if now - at > RUN_IS_CREATED_WITHIN]
-        self._seen = [(at, run) for at, run in self._seen if now - at <= RUN_IS_CREATED_WITHIN]
-        if old:
-            self._seen.insert(0, (now - RUN_IS_CREATED_WITHIN, old[-1]))
-        floor = self._seen[0][1] if old else 0
-        self._seen.append((now, newest))
-        return floor
+        return old[-1] if old else 0
+
+    def looked(self, newest: int, now: datetime) -> None:
+        """Note a look at `now` that left nothing out, when `newest` was the newest run."""
+        old = [seen for seen in self._seen if now - seen[0] > RUN_IS_CREATED_WITHIN]
+        self._seen = [*old[-1:], *self._seen[len(old) :], (now, newest)]
 
 
-def run(config: Config, stop: threading.Event) -> None:
+def run(config: Config, stop: Event) -> None:
     """Watch until `stop` is set; a database that is away is waited for."""
     while not stop.is_set():
         try:
             with _session(config) as connection:
                 _wait_for_lead(connection, config, stop)
                 _lead(connection, config, stop)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
             stop.wait(config.check_s)
 
 
 def look(connection: Connection[Any], config: Config, floor: Floor, *, now: datetime) -> None:
     """Record what is new, judge what can be judged, and put what people are told of into the outbox."""
-    at_most = floor.after(metadata.newest_run(connection), now)
+    newest = metadata.newest_run(connection)
     with connection.transaction():
-        metadata.add_records(connection, floor=at_most, default_to=config.default_to)
+        metadata.add_records(connection, floor=floor.at(now), default_to=config.default_to)
+    floor.looked(newest, now)
     misses = defaultdict(list)
     for one in metadata.watched(connection):
         if one.verdict == "missed":
@@ -141,7 +151,7 @@ def look(connection: Connection[Any], config: Config, floor: Floor, *, now: date
             config.metrics.judged("met", one.dag_id, one.task_id)
     reasons = Reasons(config.database, config.broker) if misses else None
     for (dag_id, run_id), missed in misses.items():
-        with _trying(f"Telling of {dag_id} {run_id}"):
+        with _trying(f"Telling of {dag_id} {run_id}", connection):
             assert reasons is not None, "there are misses"  # noqa: S101
             _tell(connection, config, reasons, dag_id, run_id, missed, now=now)
 
@@ -155,8 +165,9 @@ def _verdict(one: Watched, now: datetime) -> str:
 
 def _follow_up(connection: Connection[Any], one: Watched, metrics: Metrics) -> None:
     if one.finished is not None:
-        metadata.has_finished(connection, one)
-        metrics.late(one.dag_id, one.task_id, one.finished - one.promised)
+        late = metadata.has_finished(connection, one)
+        if late is not None:
+            metrics.late(one.dag_id, one.task_id, late)
 
 
 def _tell(
@@ -208,6 +219,8 @@ def _reason(one: Watched, blocking: Sequence[Blocking]) -> str:
     """Give the reason of the task itself, in the state that speaks for it; of a run, of its first task."""
     own = [task for task in blocking if _task_id(task) == one.task_id] if one.task_id else blocking
     speaks = next((task for task in own if task.state == one.worst), None) or next(iter(own), None)
+    if speaks is None and one.worst == "skipped":
+        return GIVEN_UP
     if speaks is None or not speaks.why:
         return ""
     return " ".join((speaks.why if one.task_id else f"{speaks.task}: {speaks.why}").split())
@@ -275,54 +288,7 @@ def _enqueue(
     )
 
 
-def call_back(connection: Connection[Any], config: Config) -> None:
-    """Call the authors' `on_miss` for what was missed: once, or again if this process dies meanwhile."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        waiting = cursor.execute(TO_TELL).fetchall()
-        for group in waiting:
-            records = cursor.execute(RECORDS, (group["ids"],)).fetchall()
-            happened = event.SlaEvent(
-                group["dag_id"],
-                group["run_id"],
-                tuple(_recorded(record) for record in records),
-                run_url(config.base_url, group["dag_id"], group["run_id"]),
-            )
-            _call(group["on_miss"], happened, config.callback_env)
-            cursor.execute(TOLD, (group["ids"],))
-
-
-def _recorded(record: Mapping[str, Any]) -> Miss:
-    given = {name: record[name] for name in ("name", "task_id", "due_from", "promised")}
-    given |= {name: record[name] for name in ("finished", "state", "reason")}
-    blocking = tuple(Blocking(**task) for task in record["blocking"])
-    return Miss(record_id=record["id"], blocking=blocking, **given)
-
-
-def _call(path: str, happened: event.SlaEvent, env: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", event.__name__, path]
-    try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            input=event.to_json(happened),
-            env=dict(env),
-            capture_output=True,
-            text=True,
-            timeout=CALLBACK_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        logger.error("on_miss %s took more than %d s and was ended", path, CALLBACK_TIMEOUT_S)
-        return
-    if done.returncode:
-        logger.error("on_miss %s failed:\n%s", path, done.stderr[-2000:])
-
-
-def run_url(base_url: str, dag_id: str, run_id: str) -> str:
-    """Give the address of a run's page in the UI."""
-    return f"{base_url.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
-
-
-def _wait_for_lead(connection: Connection[Any], config: Config, stop: threading.Event) -> None:
+def _wait_for_lead(connection: Connection[Any], config: Config, stop: Event) -> None:
     while not stop.is_set():
         row = connection.execute("select pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
         if row and row[0]:
@@ -332,50 +298,81 @@ def _wait_for_lead(connection: Connection[Any], config: Config, stop: threading.
         stop.wait(config.check_s)
 
 
-def _lead(connection: Connection[Any], config: Config, stop: threading.Event) -> None:
+def _lead(connection: Connection[Any], config: Config, stop: Event) -> None:
     """Look again and again; mails and callbacks go out beside it, until this ends."""
-    over, news = threading.Event(), threading.Event()
-    delivery = threading.Thread(target=_deliver, args=(config, over, news), name="delivery")
-    delivery.start()
-    floor, failed_since = Floor(), failures.Since()
-    try:
+    floor, failed_since, prune_at = Floor(), failures.Since(), datetime.now(UTC)
+    with _beside(config, stop, _send_mails, _call_back) as news:
         while not stop.is_set():
             now = datetime.now(UTC)
-            with _trying("Looking at what is promised"):
+            with _trying("Looking at what is promised", connection):
                 look(connection, config, floor, now=now)
             if config.failure_emails:
-                with _trying("Looking for failed runs"):
+                with _trying("Looking for failed runs", connection):
                     failures.look(connection, config, failed_since, now=now)
-            news.set()
+            if now >= prune_at:
+                prune_at = now + PRUNED_EVERY
+                with _trying("Deleting what is old", connection):
+                    retention.prune(connection, days=config.keep_days)
+            for one in news:
+                one.set()
             _beat(config)
             stop.wait(config.check_s)
+
+
+@contextmanager
+def _beside(config: Config, stop: Event, *errands: Errand) -> Iterator[list[Event]]:
+    """Run each errand in a thread, again and again; give what tells each that there is news.
+
+    A lead that was lost waits for none of them: what they have claimed stays claimed.
+    """
+    over = Event()
+    news = [Event() for _ in errands]
+    threads = [
+        threading.Thread(target=_repeat, args=[errand, config, over, new], daemon=True)
+        for errand, new in zip(errands, news, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield news
     finally:
         over.set()
-        news.set()
-        delivery.join()
+        for new in news:
+            new.set()
+        end = time.monotonic() + (LAST_WORDS_S if stop.is_set() else 0)
+        for thread in threads:
+            thread.join(max(0, end - time.monotonic()))
 
 
-def _deliver(config: Config, over: threading.Event, news: threading.Event) -> None:
-    """Send what is due and call back, after each look and every few seconds, until the lead is over."""
+def _repeat(errand: Errand, config: Config, over: Event, news: Event) -> None:
+    """Do it after each look and every few seconds, in a session of its own, until the lead is over."""
     while not over.is_set():
         try:
             with _session(config) as connection:
                 while not over.is_set():
-                    _deliver_once(connection, config, over)
+                    errand(connection, config, over)
                     news.wait(RETRY_S)
                     news.clear()
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             logger.warning("The metadata does not answer, trying again: %s", _one_line(error))
             over.wait(config.check_s)
 
 
-def _deliver_once(connection: Connection[Any], config: Config, over: threading.Event) -> None:
-    with _trying("Sending mails"):
+def _send_mails(connection: Connection[Any], config: Config, over: Event) -> None:
+    with _trying("Sending mails", connection):
         sender.send_due(connection, config.smtp, now=datetime.now(UTC), stop=over)
-    with _trying("Calling back"):
-        call_back(connection, config)
-    with _trying("Counting mails"):
-        config.metrics.undelivered(dict(connection.execute(UNDELIVERED).fetchall()))
+    with _trying("Counting mails", connection):
+        count_undelivered(connection, config.metrics)
+
+
+def count_undelivered(connection: Connection[Any], metrics: Metrics) -> None:
+    """Tell of each DAG how many mails did not get through."""
+    metrics.undelivered(dict(connection.execute(UNDELIVERED).fetchall()))
+
+
+def _call_back(connection: Connection[Any], config: Config, over: Event) -> None:
+    with _trying("Calling back", connection):
+        on_miss.call_back(connection, config.callback_env, config.base_url, over)
 
 
 @contextmanager
@@ -386,13 +383,14 @@ def _session(config: Config) -> Iterator[Connection[Any]]:
 
 
 @contextmanager
-def _trying(doing: str) -> Iterator[None]:
+def _trying(doing: str, connection: Connection[Any]) -> Iterator[None]:
     """Log what fails and go on: the next look tries it again. A lost connection is not held back."""
     try:
         yield
-    except psycopg.OperationalError:
-        raise
-    except Exception:
+    except Exception as error:
+        # Others of its kind are a deadlock, or a statement that took too long.
+        if isinstance(error, psycopg.OperationalError) and connection.closed:
+            raise
         logger.exception("%s failed, the next look tries again", doing)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow.models import DagRun
 from airflow.secrets.metastore import MetastoreBackend
 from sqlalchemy import select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from celery_stack.sla.judge import LONGEST_S
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -22,6 +24,25 @@ NOTE = text(
     "insert into sla.interval (dag_id, run_id, task_id, name, seconds)"
     " values (:dag_id, :run_id, :task_id, :name, :seconds) on conflict do nothing"
 )
+
+
+def deadline_from(promise: Promise, session: Session, dag_id: str, run_id: str) -> datetime | None:
+    """Give what Airflow adds the promise's own seconds to; None where it shall have no deadline.
+
+    Whatever is wrong with a promise, stored by an earlier version perhaps, is logged: raised here, it would end
+    the scheduler when an asset triggers the run. A lost transaction alone is for its owner to know.
+    """
+    try:
+        seconds = seconds_promised(promise, session, dag_id, run_id)
+        if promise.task_id:
+            return None
+        moment = due_from(session, dag_id, run_id) + timedelta(seconds=seconds)
+        return moment - timedelta(seconds=promise.seconds)
+    except DBAPIError:
+        raise
+    except Exception:
+        logger.exception("SLA %s of %s %s: Airflow shows no deadline", promise.name, dag_id, run_id)
+        return None
 
 
 def due_from(session: Session, dag_id: str, run_id: str) -> datetime:
@@ -77,7 +98,12 @@ def _variable_seconds(key: str, session: Session) -> float | None:
         seconds = float(value)
     except ValueError:
         seconds = 0
-    if not 0 < seconds < float("inf"):
-        logger.warning("Variable %s must be seconds above zero, got %r: left out.", key, value)
+    if not 0 < seconds <= LONGEST_S:
+        logger.warning(
+            "Variable %s must be seconds above zero, %d at most, got %r: left out.",
+            key,
+            LONGEST_S,
+            value,
+        )
         return None
     return seconds

@@ -81,7 +81,7 @@ class RecordMail(BaseModel):
     Args:
         state: `none` where nothing is to be sent; `undelivered` if it was tried in vain, is tried
             too late, or a recipient was refused for good; `no recipient` if nobody was named.
-        refused: recipients that the server refused for good.
+        refused: recipients that the server refused for good, or twice did not answer about.
         last_error: what the server said at the last try.
     """
 

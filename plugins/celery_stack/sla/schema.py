@@ -50,8 +50,23 @@ create table if not exists sla.record (
   created_at timestamptz not null default now(),
   unique (dag_id, run_id, task_id, name)
 );
+-- Columns that the table of an earlier version lacks, as below. `silent`: all that was missing ran, and its
+-- workers were not heard of, when it was judged; it may have been done in time.
+-- Only where they are missing: a change of the table would wait for a mail under way, and all others for it.
+do $$ begin
+  if (select count(*) from pg_attribute where not attisdropped
+      and attrelid = 'sla.record'::regclass and attname in ('called_at', 'silent')) < 2 then
+    alter table sla.record
+      add column if not exists called_at timestamptz,
+      add column if not exists silent boolean not null default false;
+  end if;
+end $$;
 create index if not exists record_open on sla.record (promised) where verdict = 'pending';
 create index if not exists record_by_time on sla.record (promised desc);
+create index if not exists record_unfinished on sla.record (judged_at)
+  where verdict = 'missed' and finished is null;
+create index if not exists record_untold on sla.record (id)
+  where verdict = 'missed' and on_miss <> '' and told_at is null;
 
 create table if not exists sla.mail (
   id bigint generated always as identity primary key,
@@ -73,7 +88,14 @@ create table if not exists sla.mail (
   created_at timestamptz not null default now(),
   sent_at timestamptz
 );
+do $$ begin
+  if not exists (select from pg_attribute where not attisdropped
+      and attrelid = 'sla.mail'::regclass and attname = 'unanswered') then
+    alter table sla.mail add column unanswered int not null default 0;
+  end if;
+end $$;
 create index if not exists mail_due on sla.mail (next_try_at) where state = 'pending';
+create index if not exists mail_by_time on sla.mail (created_at);
 
 create table if not exists sla.mail_record (
   mail_id bigint references sla.mail on delete cascade,

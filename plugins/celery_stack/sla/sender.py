@@ -7,7 +7,10 @@ again, under the same Message-ID.
 
     the server answers 5xx for a recipient, or for the text   refused for good, kept and shown
     4xx, silence, a broken connection                         tried again: after 5 s, 10 s, … 15 min, for ever
+    5xx with 5.7.x for a recipient, such as relay denied      the same: a login or a right is missing
     no connection, no TLS, no login, sender not allowed       the same, for all mails: the setting is wrong
+    no answer to a whole text                                 tried once more; then it may have arrived twice, and
+                                                              is kept and shown as unconfirmed
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import smtplib
 import socket
 import ssl
@@ -45,21 +49,25 @@ NO_SERVER = "No mail server: set SMTP_HOST."
 
 TIMEOUT_S = 10
 # A server may look for viruses before it answers the text of a mail. Whoever hangs up meanwhile sends
-# it twice; RFC 5321, 4.5.3.2.6 asks for ten minutes, which would hold up the other mails too long.
-ACCEPTANCE_TIMEOUT_S = 60
-# A server that sends a byte now and then never runs into a timeout.
+# it twice: RFC 5321, 4.5.3.2.6 asks for ten minutes.
+ACCEPTANCE_TIMEOUT_S = 600
+# A server that sends a byte now and then never runs into a timeout. Without the wait for the acceptance.
 CONVERSATION_S = 120
+UNANSWERED_TRIES = 2
 PASS_S = 60
 
 # 530: a login is missing; 535: it is wrong; 421: the server goes down. None of them is about a recipient.
 NOT_ABOUT_THE_RECIPIENT = frozenset({421, 503, 530, 535, 538})
+# RFC 3463: security or policy, such as "relay denied" to whoever has not logged in.
+POLICY = re.compile(r"\s*5\.7\.")
 ERROR_LENGTH = 500
+UNCONFIRMED = "Unconfirmed: it may have arrived; not sent again."
 
 # ValueError: what cannot be said in SMTP, such as a login that is not ASCII.
 PROBLEMS = (OSError, smtplib.SMTPException, ValueError)
 
 CLAIM = """
-select id, key, dag_id, run_id, kind, message_id, recipients, delivered, refused, subject,
+select id, key, dag_id, run_id, kind, message_id, recipients, delivered, refused, unanswered, subject,
        body_text, body_html, created_at
 from sla.mail
 where state = 'pending' and next_try_at <= %(now)s
@@ -78,11 +86,13 @@ update sla.mail set {POSTPONED} where id in (
 )
 """  # noqa: S608  # constants
 POSTPONE = f"""
-update sla.mail set {POSTPONED}, delivered = %(delivered)s, refused = %(refused)s where id = %(id)s
+update sla.mail set {POSTPONED}, delivered = %(delivered)s, refused = %(refused)s,
+  unanswered = %(unanswered)s
+where id = %(id)s
 """  # noqa: S608  # constants
 FINISH = """
 update sla.mail set attempts = attempts + 1, last_error = %(error)s, state = %(state)s,
-  delivered = %(delivered)s, refused = %(refused)s,
+  delivered = %(delivered)s, refused = %(refused)s, unanswered = %(unanswered)s,
   sent_at = case when %(state)s = 'sent' then clock_timestamp() end
 where id = %(id)s
 """
@@ -217,6 +227,9 @@ def _deliver(mail: Mapping[str, Any], conversation: Conversation) -> Answers:
 def _record(
     connection: Connection[Any], mail: Mapping[str, Any], answers: Answers, now: datetime
 ) -> str:
+    unanswered = mail["unanswered"] + bool(answers.unanswered)
+    if unanswered >= UNANSWERED_TRIES:
+        answers.give_up_unanswered()
     delivered = [*mail["delivered"], *answers.delivered]
     error = answers.describe()
     values = {
@@ -225,6 +238,7 @@ def _record(
         "error": error,
         "delivered": delivered,
         "refused": [*mail["refused"], *answers.refused],
+        "unanswered": unanswered,
         "state": "sent" if delivered else "refused",
     }
     if error:
@@ -266,11 +280,21 @@ def compose(mail: Mapping[str, Any], sender: str) -> bytes:
 
 @dataclass
 class Answers:
-    """What became of each recipient, with the server's words where it did not take the mail."""
+    """What became of each recipient, with the server's words where it did not take the mail.
+
+    Args:
+        unanswered: those of `later` for whom the server has the whole text, and did not say whether it takes it.
+    """
 
     delivered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     later: dict[str, str] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
+
+    def give_up_unanswered(self) -> None:
+        """Send it to them no more."""
+        for address in self.unanswered:
+            self.refused[address] = f"{UNCONFIRMED} {self.later.pop(address)}"
 
     def describe(self) -> str:
         """Give one line with what went wrong; empty if nothing did."""
@@ -303,7 +327,9 @@ class Conversation:
         client = self._client or self._call()
         try:
             with _at_most(CONVERSATION_S, client):
-                self._offer(client, raw, recipients, answers)
+                accepted = self._offer(client, raw, recipients, answers)
+            if accepted:
+                self._hear(client, accepted, answers)
         except PROBLEMS as error:
             self._hang_up()
             known = {*answers.delivered, *answers.refused, *answers.later}
@@ -326,7 +352,8 @@ class Conversation:
 
     def _offer(
         self, client: smtplib.SMTP, raw: bytes, recipients: Sequence[str], answers: Answers
-    ) -> None:
+    ) -> list[str]:
+        """Send the text, if the server wants it; give those for whom it now has the whole of it."""
         code, said = client.mail(self.server.sender)
         if code != 250:
             self._hang_up()
@@ -336,12 +363,31 @@ class Conversation:
             code, said = client.rcpt(address)
             if code in (250, 251):
                 accepted.append(address)
+            elif POLICY.match(said.decode(errors="replace")):
+                answers.later[address] = self._words(code, said)
             else:
                 self._refuse([address], code, said, answers)
         if not accepted:
             client.rset()
-            return
-        code, said = _send_text(client, raw)
+            return []
+        with _patience(client, CONVERSATION_S):
+            code, said = client.docmd("DATA")
+            if code == 354:
+                client.send(_as_text(raw))
+                return accepted
+        self._refuse(accepted, code, said, answers)
+        client.rset()
+        return []
+
+    def _hear(self, client: smtplib.SMTP, accepted: Sequence[str], answers: Answers) -> None:
+        """Wait for the server's answer to the text."""
+        wait_s = ACCEPTANCE_TIMEOUT_S
+        try:
+            with _at_most(wait_s + TIMEOUT_S, client), _patience(client, wait_s):
+                code, said = client.getreply()
+        except PROBLEMS:
+            answers.unanswered += accepted
+            raise
         if code == 250:
             answers.delivered += accepted
         else:
@@ -375,18 +421,10 @@ def _connect(server: SmtpServer) -> smtplib.SMTP:
     return smtplib.SMTP(server.host, server.port, timeout=TIMEOUT_S)
 
 
-def _send_text(client: smtplib.SMTP, raw: bytes) -> tuple[int, bytes]:
-    """Give the server's answer to the text of a mail."""
-    sock = client.sock
-    assert sock is not None, "the server has just answered"  # noqa: S101
-    sock.settimeout(ACCEPTANCE_TIMEOUT_S)
-    try:
-        code, said = client.data(raw)
-    except smtplib.SMTPDataError as error:  # it did not want to see it
-        client.rset()
-        code, said = error.smtp_code, _bytes(error.smtp_error)
-    sock.settimeout(TIMEOUT_S)
-    return code, said
+def _as_text(raw: bytes) -> bytes:
+    """Give a message as it follows DATA: dots doubled at the beginning of lines, and the final dot."""
+    ended = raw if raw.endswith(b"\r\n") else raw + b"\r\n"
+    return re.sub(rb"(?m)^\.", b"..", ended) + b".\r\n"
 
 
 def _bytes(said: bytes | str) -> bytes:
@@ -403,6 +441,15 @@ def _at_most(seconds: float, client: smtplib.SMTP) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def _patience(client: smtplib.SMTP, seconds: float) -> Iterator[None]:
+    """Let each read and write of the block take so long, instead of `TIMEOUT_S`."""
+    assert client.sock is not None, "the server has just answered"  # noqa: S101
+    client.sock.settimeout(seconds)
+    yield
+    client.sock.settimeout(TIMEOUT_S)
 
 
 def _cut(client: smtplib.SMTP) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from celery_stack.settings import SettingError, Settings, read_shared_settings
+from celery_stack.sla.addresses import is_address
 
 
 def test_unset_and_empty_variables_take_their_defaults():
@@ -31,6 +32,34 @@ def test_wrong_value_is_one_line_that_names_it(name: str, value: str, expected: 
     with pytest.raises(SettingError) as caught:
         Settings.from_env({name: value})
     assert str(caught.value) == f"{name} must be {expected}, got {value!r}. Set it in .env."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ops",
+        "ops@example.org,",
+        "ops@example.org; ml@example.org",
+        "Ops <ops@example.org>",
+        "ops@exämple.org",
+        "ops@example.org.",
+        "ops@-example.org",
+        "(ops)@example.org",
+        f"{'o' * 250}@example.org",
+    ],
+)
+def test_people_to_tell_are_addresses_that_mails_can_be_sent_to(value: str):
+    """What the sender would refuse is refused at the start."""
+    with pytest.raises(SettingError, match="SLA_EMAIL_TO must be addresses such as"):
+        Settings.from_env({"SLA_EMAIL_TO": value})
+
+
+def test_every_address_that_is_accepted_can_be_sent_to():
+    """Several of them, with and without spaces, up to the longest."""
+    longest = f"{'o' * 64}@{'e' * 182}"
+    value = f"ops@example.org, o'hara+ml@x ,{longest}"
+    accepted = Settings.from_env({"SLA_EMAIL_TO": value}).SLA_EMAIL_TO
+    assert all(is_address(one.strip()) for one in accepted.split(","))
 
 
 def test_shared_settings_take_variables_or_their_defaults(tmp_path: Path):

@@ -24,7 +24,7 @@ DAG = '''
 
 from datetime import timedelta
 
-from airflow.sdk import dag, task
+from airflow.sdk import DAG, dag, task
 
 from celery_stack.sla import run_sla, task_sla
 
@@ -80,8 +80,9 @@ def test_plugin_registers_the_reference():
 
 
 def test_good_promises_pass(check: Check):
-    """Several, for the run and for its tasks."""
-    promises = 'run_sla(hours=2), run_sla(hours=1, name="soon"), task_sla("train", minutes=30)'
+    """Several, for the run and for its tasks; callbacks that can be imported."""
+    promises = 'run_sla(hours=2, on_miss="json.dumps"), run_sla(hours=1, name="soon"), '
+    promises += 'task_sla("train", minutes=30, on_miss=dag)'
     assert str(check(DAG.format(promises=promises))).endswith("no violations")
 
 
@@ -101,10 +102,29 @@ def test_good_promises_pass(check: Check):
             "run_sla(minutes=30), run_sla(hours=2)",
             "DAG training: 2 SLAs of the run are called 'run'. Give each a name=.",
         ),
-        ("run_sla()", "needs a time above zero, got 0 s. Set days, hours, minutes or seconds."),
+        ("run_sla()", "of ten years at most, got 0 s. Set days, hours, minutes or seconds."),
+        (
+            "run_sla(hours=1e300)",
+            "needs a time above zero and of ten years at most, got 3.6e+303 s.",
+        ),
+        ("run_sla(days=3651)", "ten years at most, got 3.15446e+08 s."),
+        ('run_sla(hours=float("nan"))', "ten years at most, got nan s."),
+        (r'run_sla(hours=1, name="a\0b")', r"must be text that can be printed, got 'a\x00b'."),
+        (r'run_sla(hours=1, variable="\n")', "The variable of an SLA must be text that can be"),
         ('task_sla("", hours=1)', "task_sla needs the id of a task, got ''."),
         ('run_sla(hours=1, to=["nobody"])', "such as ml@example.org, got 'nobody'"),
         ("run_sla(hours=1, on_miss=mine)", "on_miss must be a function that other processes can"),
+        (
+            'run_sla(hours=1, on_miss="no.such.module")',
+            "DAG training: on_miss='no.such.module' needs the module 'no.such', which cannot be "
+            "imported. Put it into the plugins folder, or install it.",
+        ),
+        ('run_sla(hours=1, on_miss="json.JSONDecoder.decode")', "module 'json.JSONDecoder', which"),
+        (
+            "run_sla(hours=1, on_miss=DAG.test)",
+            "that other processes can import, got 'airflow.sdk.",
+        ),
+        ("run_sla(hours=1, on_miss=timedelta(1).total_seconds)", "at its top level."),
         ("run_sla(hours=1, on_miss=lambda event: None)", "Put it into a module of the plugins"),
     ],
 )

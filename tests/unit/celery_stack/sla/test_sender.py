@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import socket
 import ssl
@@ -357,6 +358,60 @@ def test_silent_server_is_given_up_and_the_next_mail_is_tried(
         assert "timed out" in row(metadata, key)["last_error"]
 
 
+def test_server_that_takes_its_time_to_accept_is_waited_for(
+    metadata: Connection[Any], mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+):
+    """Longer than for anything else: whoever hangs up meanwhile sends a copy."""
+    assert sender.ACCEPTANCE_TIMEOUT_S >= 600
+    monkeypatch.setattr(sender, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(sender, "CONVERSATION_S", 0.7)
+    mailbox.release = lambda: threading.Event().wait(1.5)
+    put(metadata)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 1
+    assert mailbox.subjects == ["a"]
+
+
+def resend() -> str:
+    """Give the statement of the README."""
+    text = Path(__file__).parents[4].joinpath("README.md").read_text()
+    [statement] = re.findall(r"update sla\.mail [^;`]*;", text)
+    return str(statement)
+
+
+def test_text_that_goes_unanswered_twice_is_unconfirmed(
+    metadata: Connection[Any], mailbox: Mailbox
+):
+    """It may have arrived twice: no third copy, but it is shown; people may send it again."""
+    mailbox.answers = ["drop", "drop"]
+    put(metadata)
+    with mail_server(mailbox) as server:
+        for later in range(4):
+            assert send_due(metadata, server, now=now() + later * LATER) == 0
+        assert len(mailbox.seen) == 2
+        found = row(metadata)
+        assert (found["state"], found["refused"]) == ("refused", ["you@example.org"])
+        assert found["last_error"].startswith(f"you@example.org: {sender.UNCONFIRMED}")
+        metadata.execute(resend())
+        assert send_due(metadata, server, now=now()) == 1
+    assert mailbox.subjects == ["a"]
+
+
+def test_text_that_breaks_off_is_no_copy(metadata: Connection[Any]):
+    """Nobody accepts half a mail: it is tried for ever."""
+    put(metadata, body=Rendered("a", "line\n" * 1_500_000, "<p>html</p>"))
+
+    def talk(connection: socket.socket) -> None:
+        answer_until(connection, b"data")
+        connection.recv(1)
+
+    with scripted_server(talk) as server:
+        for later in range(4):
+            assert send_due(metadata, server, now=now() + later * LATER) == 0
+    found = row(metadata)
+    assert (found["state"], found["attempts"], found["unanswered"]) == ("pending", 4, 0)
+
+
 @pytest.mark.parametrize("until", [b"", b"ehlo", b"data"])
 def test_server_that_drips_is_cut_off(
     metadata: Connection[Any], monkeypatch: pytest.MonkeyPatch, until: bytes
@@ -470,6 +525,33 @@ def test_missing_login_is_a_setting_to_be_corrected(
         assert send_due(metadata, anonymous, now=now()) == 0
         assert row(metadata)["state"] == "pending"
         assert send_due(metadata, server, now=now() + LATER) == 1
+
+
+def test_denied_relay_is_a_setting_to_be_corrected(metadata: Connection[Any], mailbox: Mailbox):
+    """What servers say to whoever should have logged in is said of the recipient; no mail is lost by it."""
+    mailbox.refuses["you@example.org"] = "554 5.7.1 <you@example.org>: Relay access denied"
+    put(metadata)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 0
+        assert row(metadata)["state"] == "pending"
+        assert "Relay access denied" in row(metadata)["last_error"]
+        mailbox.refuses.clear()
+        assert send_due(metadata, server, now=now() + LATER) == 1
+
+
+def test_what_was_refused_can_be_sent_again(metadata: Connection[Any], mailbox: Mailbox):
+    """By the statement of the README; to nobody who has it, and not what has no recipient."""
+    mailbox.refuses["new@example.org"] = "550 no such user"
+    put(metadata, "new@example.org", "you@example.org")
+    enqueue(metadata, key="b", kind="sla", dag_id="d", run_id="r", recipients=[], rendered=BODY)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 1
+        mailbox.refuses.clear()
+        metadata.execute(resend())
+        assert send_due(metadata, server, now=now()) == 1
+    assert mailbox.receivers == ["you@example.org", "new@example.org"]
+    assert (row(metadata)["state"], row(metadata)["refused"]) == ("sent", [])
+    assert row(metadata, "b")["state"] == "refused"
 
 
 def test_password_is_in_no_error_and_no_log(
