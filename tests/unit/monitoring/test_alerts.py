@@ -15,7 +15,7 @@ from compose.home import REPO
 
 MONITORING = REPO / "monitoring"
 RULES = MONITORING / "prometheus/rules.yml"
-CASES = MONITORING / "prometheus/rules.test.yml"
+CASES = sorted(MONITORING.glob("prometheus/*.test.yml"))
 RUNBOOK = MONITORING / "runbook.md"
 PARTS = ("Meaning", "Impact", "First command", "Causes", "Fix")
 
@@ -38,7 +38,7 @@ def entries() -> dict[str, str]:
 
 def cases(alert: str) -> list[list[Any]]:
     """Give what each case of `alert` expects."""
-    tests = yaml.safe_load(CASES.read_text())["tests"]
+    tests = [test for file in CASES for test in yaml.safe_load(file.read_text())["tests"]]
     found = [case for test in tests for case in test["alert_rule_test"]]
     return [case["exp_alerts"] for case in found if case["alertname"] == alert]
 
@@ -92,6 +92,6 @@ def test_exporter_counts_what_waits_in_every_declared_queue():
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool; the e2e tests have it")
 def test_alerts_fire_and_stay_quiet_where_they_should():
     """As Prometheus evaluates them."""
-    command = ["promtool", "test", "rules", str(CASES)]
+    command = ["promtool", "test", "rules", *map(str, CASES)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
