@@ -17,6 +17,7 @@ MONITORING = REPO / "monitoring"
 RULES = MONITORING / "prometheus/rules.yml"
 CASES = sorted(MONITORING.glob("prometheus/*.test.yml"))
 RUNBOOK = MONITORING / "runbook.md"
+SCRIPT = MONITORING / "redis/queues.lua"
 PARTS = ("Meaning", "Impact", "First command", "Causes", "Fix")
 
 
@@ -82,11 +83,13 @@ def test_inhibitions_name_alerts_that_exist():
                 assert set(value.strip('"').split("|")) <= alerts().keys(), matcher
 
 
-def test_exporter_counts_what_waits_in_every_declared_queue():
-    """And `unacked`, what workers have taken."""
-    exporter = read("compose/monitoring.yaml")["services"]["redis-exporter"]["environment"]
-    expected = ",".join(f"db0={key}" for key in (*load_declarations({}).queues, "unacked"))
-    assert exporter["REDIS_EXPORTER_CHECK_SINGLE_KEYS"] == expected
+def test_what_waits_is_counted_in_every_declared_queue():
+    """By a script in Redis itself, which the exporter runs."""
+    exporter = read("compose/monitoring.yaml")["services"]["redis-exporter"]
+    path = exporter["environment"]["REDIS_EXPORTER_SCRIPT"]
+    assert f"./monitoring/redis/queues.lua:{path}:ro" in exporter["volumes"]
+    [listed] = re.findall(r"^local queues = \{(.+)\}$", SCRIPT.read_text(), re.MULTILINE)
+    assert re.findall(r'"(\w+)"', listed) == list(load_declarations({}).queues)
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool; the e2e tests have it")
