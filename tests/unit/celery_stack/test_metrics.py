@@ -10,16 +10,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk._shared.listeners.listener import ListenerManager
+from airflow.sdk._shared.listeners.spec import taskinstance
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from celery.signals import before_task_publish, worker_ready
 
 from celery_stack import metrics
 from celery_stack.publish_time import HEADER, seconds_waited, stamp_messages
-from celery_stack.start_overhead import on_task_instance_running
 from celery_stack.worker_metrics import TOLD, consumed, worker_pool_of
 from compose.guard import Guard
 from compose.maintenance import measure_disk
+from stack_plugin import StackPlugin
 from tests.unit.celery_stack.exporter import Exporter
 
 
@@ -140,11 +142,15 @@ def test_worker_pool_is_told_from_the_node(node: str, pool: str):
 def test_start_overhead_is_told_once_per_try(exporter: Exporter):
     """A task that goes on after a trigger has the start it had before."""
     started = datetime.now(UTC) - timedelta(seconds=2)
+    manager = ListenerManager()
+    manager.add_hookspecs(taskinstance)
+    for listener in StackPlugin.listeners:
+        manager.add_listener(listener)
 
     def begin(queue: str, next_method: str | None) -> None:
         answer = SimpleNamespace(next_method=next_method)
         instance = SimpleNamespace(start_date=started, queue=queue, _ti_context_from_server=answer)
-        on_task_instance_running(task_instance=instance)
+        manager.hook.on_task_instance_running(previous_state=None, task_instance=instance)
 
     begin("resumed", "execute_complete")
     begin("default", None)
