@@ -45,8 +45,10 @@ def _client() -> StatsClient | None:
     env = os.environ
     if env.get("AIRFLOW__METRICS__STATSD_ON", "").lower() not in ("true", "t", "1"):
         return None
+    host = env.get("AIRFLOW__METRICS__STATSD_HOST", "localhost")  # Airflow's defaults
+    port = env.get("AIRFLOW__METRICS__STATSD_PORT", "8125")
     try:
-        return _connect(env["AIRFLOW__METRICS__STATSD_HOST"], env["AIRFLOW__METRICS__STATSD_PORT"])
+        return _connect(host, port)
     except OSError:
         return None  # an exception is not cached: the next sample asks again
 
