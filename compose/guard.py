@@ -27,6 +27,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
+from celery_stack import metrics
 from celery_stack.live_workers import connect
 from compose.commands import read_option
 
@@ -35,6 +36,7 @@ HEALTHY = Path("/tmp/consuming")  # noqa: S108 - a tmpfs of the container's own
 CHECKS_IN_VAIN = 4
 FIRST_CHECKS_S = 2  # until it consumes for the first time
 START_PATIENCE_S = 120
+SIGN_OF_LIFE_S = 10
 ANSWER_TIMEOUT_S = 5
 KILL_AFTER_S = 5  # between asking a task to end and ending it
 IDLE_PATIENCE_S = 15  # for a stopping worker without tasks
@@ -48,24 +50,32 @@ class Guard:
         self, command: list[str], node: str, queues: set[str], stop_s: float, check_s: float
     ) -> None:
         self.queues, self.stop_s, self.check_s = queues, stop_s, check_s
-        self.node = f"{node}@{socket.gethostname()}"
+        self.worker_pool, self.node = node, f"{node}@{socket.gethostname()}"
         self.app = connect(read_option("AIRFLOW__CELERY__BROKER_URL", os.environ))
         self.asked_to_stop = threading.Event()
         self.worker = subprocess.Popen(command)  # noqa: S603 - the stack's own command line
         self.in_vain, self.consumed_once = 0, False
         self.next_check = time.monotonic() + FIRST_CHECKS_S
+        self.next_sign = 0.0
 
     def run(self) -> int:
         """Watch the worker until it ends; give the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.asked_to_stop.set())
         while self.worker.poll() is None:
+            self._show_life()
             if self.asked_to_stop.wait(0.5):
                 return self._stop()
             if time.monotonic() >= self.next_check and not self._check():
                 self._stop()
                 return 1
         return self.worker.returncode
+
+    def _show_life(self) -> None:
+        """Tell Prometheus that the process is there; what it consumes it tells itself (worker_metrics)."""
+        if time.monotonic() >= self.next_sign:
+            self.next_sign = time.monotonic() + SIGN_OF_LIFE_S
+            metrics.gauge("worker.alive", 1, worker=self.node, worker_pool=self.worker_pool)
 
     def _check(self) -> bool:
         """Look whether the worker consumes; False once it did not for too long."""

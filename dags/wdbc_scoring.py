@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from time import time
 from typing import Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Variable, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from celery_stack import metrics
 from celery_stack.sla import run_sla
 from celery_stack.warehouse import read_rows, write_rows
 from ml.settings import MLSettings
@@ -71,12 +73,15 @@ def wdbc_scoring() -> None:
         version = Variable.get("MODEL_VERSION", default=None) or ChampionPointer(store).current()
         if version is None:
             raise AirflowSkipException("There is no champion yet. Train one: make train")
+        metrics.gauge("ml.champion_seen", time(), version=version)
         rows = read_rows(UNSCORED, {"version": version})
         if rows.empty:
             raise AirflowSkipException(f"Nothing new: {version} has scored every observation.")
         predictions, drift = score_batches(rows, version, store)
         write_rows(drift, "drift", keys=["model_version", "batch", "feature"])
         write_rows(predictions, "predictions", keys=["observation_id", "model_version"])
+        for feature, psi in drift.groupby("feature")["psi"].max().items():
+            metrics.gauge("ml.drift_psi", psi, feature=feature)
         return {"version": version, "rows": len(predictions), "highest_psi": drift["psi"].max()}
 
     score()

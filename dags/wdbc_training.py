@@ -31,11 +31,13 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from glob import escape
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from celery_stack import metrics
 from celery_stack.file_wait import FileWait
 from celery_stack.sla import run_sla, task_sla
 from celery_stack.warehouse import read_rows, write_rows
@@ -137,8 +139,8 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
 
         from ml.train import train_and_save
 
-        settings = MLSettings.from_env(os.environ)
-        return train_and_save(
+        settings, began = MLSettings.from_env(os.environ), monotonic()
+        trained = train_and_save(
             name,
             rows,
             store=UPath(settings.ARTIFACTS_URL),
@@ -146,7 +148,9 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
             folds=settings.ML_CV_FOLDS,
             repeats=settings.ML_CV_REPEATS,
             threads=settings.CPU_TRAIN_THREADS,
-        ).to_dict()
+        )
+        metrics.timing("ml.training", monotonic() - began, candidate=name)
+        return trained.to_dict()
 
     @task
     def evaluate(trained: list[dict[str, Any]], rows: DataFrame) -> dict[str, Any]:
@@ -226,7 +230,10 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
             former = verdict["champion"]
             why = f"not worse than {former}" if former else "the first to reach the bars"
             pointer.promote(manifest["version"], why)
-        return pointer.current()
+        champion = pointer.current()
+        if champion:
+            metrics.gauge("ml.champion_seen", time(), version=champion)
+        return champion
 
     @task(queue="pg_io", pool="pg_io")
     def record(manifest: dict[str, Any], verdict: dict[str, Any], **context: Any) -> None:
@@ -235,7 +242,10 @@ def wdbc_training() -> None:  # noqa: C901 - it counts the steps' branches as it
         made = Manifest.from_dict(manifest)
         run = {**summary_of(made, verdict), "dag_id": context["dag"].dag_id}
         write_rows([run], "model_runs", keys=["model_version"])
-        write_rows(figures_of(made), "metrics", keys=["model_version", "metric"])
+        figures = figures_of(made)
+        write_rows(figures, "metrics", keys=["model_version", "metric"])
+        for figure in figures:
+            metrics.gauge("ml.score", figure["value"], score=figure["metric"])
 
     loaded = load()
     wait_for_data >> loaded

@@ -1,4 +1,4 @@
-"""What the stack adds to the api-server: SLAs and a link to Flower in the menu Browse, and wake-ups for the scheduler."""
+"""What the stack adds to Airflow: SLAs and a link to Flower in the menu Browse, wake-ups for the scheduler, a metric of tasks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from celery_stack import start_overhead
 from celery_stack.settings import Settings
 from celery_stack.sla.declare import Promise
 from celery_stack.wakeups import WakeUpMiddleware
@@ -72,4 +73,5 @@ class StackPlugin(AirflowPlugin):
     external_views = views(os.environ)
     fastapi_apps = apps()
     fastapi_root_middlewares = middlewares(os.environ)
+    listeners = [start_overhead]  # noqa: RUF012 – as AirflowPlugin declares it
     deadline_references = [Promise]  # noqa: RUF012 – as AirflowPlugin declares it

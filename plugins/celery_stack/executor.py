@@ -6,19 +6,20 @@ import os
 
 from airflow.providers.celery.executors.celery_executor import CeleryExecutor
 
+from celery_stack.publish_time import stamp_messages
 from celery_stack.settings import Settings
 
 
 class StackCeleryExecutor(CeleryExecutor):
-    """CeleryExecutor whose scheduler is woken when something happens.
+    """CeleryExecutor whose scheduler is woken when something happens, and whose messages say when they were published.
 
-    Here belong as well: the time at which each message was published, and publishing again what
-    the broker lost.
+    Here belongs as well: publishing again what the broker lost.
     """
 
     def start(self) -> None:
         """Start; Airflow calls it in the scheduler's process alone, before the first loop."""
         super().start()
+        stamp_messages()
         if Settings.from_env(os.environ).WAKE_SCHEDULER == "on":
             from celery_stack.idle_sleep import make_wakeable  # drags the scheduler in
 

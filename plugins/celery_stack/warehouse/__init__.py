@@ -23,9 +23,11 @@ the same rows. Light to import; the work's modules are imported when rows are wr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from celery_stack import metrics
 from celery_stack.warehouse.errors import (
     BadRowError,
     PoolError,
@@ -90,10 +92,14 @@ def write_rows(
     writer = current_writer()
     target = Target(table, tuple(keys), on_conflict)
     connection = _connect()
+    began = time.monotonic()
     try:
-        return store(connection, writer, rows, target, columns=columns, chunk_rows=chunk_rows)
+        written = store(connection, writer, rows, target, columns=columns, chunk_rows=chunk_rows)
     finally:
         connection.close()
+    metrics.count("warehouse.rows", written.rows, table=table)
+    metrics.timing("warehouse.write", time.monotonic() - began, table=table)
+    return written
 
 
 def read_rows(query: str, parameters: Mapping[str, Any] | None = None) -> DataFrame:
