@@ -149,7 +149,10 @@ class Settings(BaseModel):
         30, ge=1, le=3650, description="Days after which task logs are deleted (Docker)."
     )
     METADATA_RETENTION_DAYS: int = Field(
-        90, ge=1, le=3650, description="Days after which old runs leave the metadata (Docker), and mails of SLAs the outbox."
+        90,
+        ge=1,
+        le=3650,
+        description="Days after which old runs leave the metadata (Docker), and mails of SLAs the outbox.",
     )
 
     # Warm workers (celery_stack.warm): tasks that start in milliseconds.
