@@ -183,4 +183,4 @@ def test_prometheus_reaches_everything_it_scrapes(stack: ComposeStack):
         deadline_s=90,
     )
     wait_for(lambda: ask("redis_up"), lambda answer: '"1"' in answer, deadline_s=60)
-    assert '"value"' in ask("airflow_scheduler_heartbeat")
+    assert '"value"' in ask("airflow_scheduler_heartbeats_total")
