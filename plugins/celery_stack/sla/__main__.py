@@ -22,9 +22,9 @@ from statsd import StatsClient
 
 from celery_stack.settings import SettingError, Settings
 from celery_stack.sla import monitor
+from celery_stack.sla.conversation import SmtpServer
 from celery_stack.sla.metrics import Metrics, Statsd
 from celery_stack.sla.patient_statsd import PatientStatsd
-from celery_stack.sla.sender import SmtpServer
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ import psycopg
 from psycopg import Connection
 
 from celery_stack.sla import failures, metadata, on_miss, outbox, retention, sender
+from celery_stack.sla.conversation import SmtpServer
 from celery_stack.sla.judge import judge, story
 from celery_stack.sla.log_tail import read_log_tails
 from celery_stack.sla.mail import render_sla_mail
@@ -88,7 +89,7 @@ class Config:
 
     database: str = field(repr=False)
     broker: str = field(repr=False)
-    smtp: sender.SmtpServer | None
+    smtp: SmtpServer | None
     base_url: str
     default_to: Sequence[str]
     failure_emails: bool

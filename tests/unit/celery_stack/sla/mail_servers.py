@@ -16,7 +16,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from celery_stack.sla.sender import SmtpServer
+from celery_stack.sla.conversation import SmtpServer
 
 USER, PASSWORD = "me", "p@ss: w/rd%"
 

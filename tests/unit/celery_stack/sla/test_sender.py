@@ -22,10 +22,11 @@ import pytest
 from psycopg import Connection
 
 from celery_stack.settings import Settings
-from celery_stack.sla import sender
+from celery_stack.sla import conversation, sender
+from celery_stack.sla.conversation import SmtpServer
 from celery_stack.sla.mail import Rendered, one_line
 from celery_stack.sla.outbox import NO_RECIPIENT, enqueue
-from celery_stack.sla.sender import SmtpServer, compose, send_due
+from celery_stack.sla.sender import compose, send_due
 from compose.secret_files import smtp_connections, write_secret
 from tests.unit.celery_stack.sla.mail_servers import (
     PASSWORD,
@@ -340,7 +341,7 @@ def test_silent_server_is_given_up_and_the_next_mail_is_tried(
     metadata: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ):
     """One that says nothing after the text; each mail of the pass gets its turn."""
-    monkeypatch.setattr(sender, "ACCEPTANCE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(conversation, "ACCEPTANCE_TIMEOUT_S", 0.2)
     asked = []
 
     def talk(connection: socket.socket) -> None:
@@ -362,9 +363,9 @@ def test_server_that_takes_its_time_to_accept_is_waited_for(
     metadata: Connection[Any], mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ):
     """Longer than for anything else: whoever hangs up meanwhile sends a copy."""
-    assert sender.ACCEPTANCE_TIMEOUT_S >= 600
-    monkeypatch.setattr(sender, "TIMEOUT_S", 0.5)
-    monkeypatch.setattr(sender, "CONVERSATION_S", 0.7)
+    assert conversation.ACCEPTANCE_TIMEOUT_S >= 600
+    monkeypatch.setattr(conversation, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(conversation, "CONVERSATION_S", 0.7)
     mailbox.release = lambda: threading.Event().wait(1.5)
     put(metadata)
     with mail_server(mailbox) as server:
@@ -391,7 +392,7 @@ def test_text_that_goes_unanswered_twice_is_unconfirmed(
         assert len(mailbox.seen) == 2
         found = row(metadata)
         assert (found["state"], found["refused"]) == ("refused", ["you@example.org"])
-        assert found["last_error"].startswith(f"you@example.org: {sender.UNCONFIRMED}")
+        assert found["last_error"].startswith(f"you@example.org: {conversation.UNCONFIRMED}")
         metadata.execute(resend())
         assert send_due(metadata, server, now=now()) == 1
     assert mailbox.subjects == ["a"]
@@ -417,9 +418,9 @@ def test_server_that_drips_is_cut_off(
     metadata: Connection[Any], monkeypatch: pytest.MonkeyPatch, until: bytes
 ):
     """A byte now and then keeps no timeout from running out: the whole conversation has one too."""
-    monkeypatch.setattr(sender, "CONVERSATION_S", 0.5)
-    monkeypatch.setattr(sender, "TIMEOUT_S", 0.4)
-    monkeypatch.setattr(sender, "ACCEPTANCE_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(conversation, "CONVERSATION_S", 0.5)
+    monkeypatch.setattr(conversation, "TIMEOUT_S", 0.4)
+    monkeypatch.setattr(conversation, "ACCEPTANCE_TIMEOUT_S", 0.4)
     over = threading.Event()
 
     def talk(connection: socket.socket) -> None:
@@ -666,7 +667,8 @@ def test_open_transaction_is_refused(metadata_url: str, metadata: Connection[Any
 CHILD = """
 import sys, json, psycopg
 from datetime import UTC, datetime
-from celery_stack.sla.sender import SmtpServer, send_due
+from celery_stack.sla.conversation import SmtpServer
+from celery_stack.sla.sender import send_due
 url, port = json.load(sys.stdin)
 with psycopg.connect(url, autocommit=True) as connection:
     send_due(connection, SmtpServer("127.0.0.1", port), now=datetime.now(UTC))
