@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from psycopg import Connection
 
 from celery_stack.sla import schema
+from tests.unit.celery_stack.sla.mail_servers import Mailbox, server_certificate
 from tests.warehouse.embedded import running_warehouse
 
 
@@ -34,3 +36,17 @@ def metadata(metadata_url: str) -> Iterator[Connection[Any]]:
     with psycopg.connect(metadata_url, autocommit=True) as connection:
         connection.execute("truncate sla.mail, sla.record cascade")
         yield connection
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    return Mailbox()
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """Give the TLS of a server whose authority this process trusts."""
+    authority, context = server_certificate()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return context

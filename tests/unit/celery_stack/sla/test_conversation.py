@@ -1,0 +1,427 @@
+"""What mail servers say, and what becomes of each recipient: real servers, and a real outbox."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import ssl
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import Connection
+
+from celery_stack.settings import Settings
+from celery_stack.sla import conversation
+from celery_stack.sla.conversation import SmtpServer
+from celery_stack.sla.mail import Rendered
+from celery_stack.sla.outbox import enqueue
+from celery_stack.sla.sender import send_due
+from compose.secret_files import smtp_connections, write_secret
+from tests.unit.celery_stack.sla.mail_servers import (
+    PASSWORD,
+    USER,
+    Mailbox,
+    answer_until,
+    encoded,
+    mail_server,
+    scripted_server,
+    server_certificate,
+)
+from tests.unit.celery_stack.sla.outbox_rows import BODY, LATER, now, put, row
+
+
+# The server does not see that what it reads comes out of TLS.
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+@pytest.mark.parametrize("security", ["none", "starttls", "tls"])
+def test_mail_arrives_whole(
+    metadata: Connection[Any], mailbox: Mailbox, tls: ssl.SSLContext, security: str
+):
+    """In clear; after STARTTLS and a login; inside TLS and after a login."""
+    put(metadata, "you@example.org", "me@example.org")
+    with mail_server(mailbox, security=security, tls=tls) as server:
+        assert send_due(metadata, server, now=now()) == 1
+    [(recipients, message)] = mailbox.taken
+    assert recipients == ["you@example.org", "me@example.org"]
+    text, html = message.get_body(("plain",)), message.get_body(("html",))
+    assert text is not None
+    assert html is not None
+    assert text.get_content().splitlines() == BODY.text.splitlines()
+    assert html.get_content().splitlines() == [BODY.html]
+    sent = row(metadata)
+    assert (sent["state"], sent["attempts"], sent["last_error"]) == ("sent", 1, "")
+    assert sent["delivered"] == recipients
+    assert sent["sent_at"] is not None
+
+
+def test_refused_recipient_does_not_keep_the_others_from_it(
+    metadata: Connection[Any], mailbox: Mailbox
+):
+    """Nor is anybody asked twice."""
+    mailbox.refuses["nobody@example.org"] = "550 no such user"
+    put(metadata, "nobody@example.org", "you@example.org")
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 1
+        assert send_due(metadata, server, now=now() + LATER) == 0
+    assert mailbox.receivers == ["you@example.org"]
+    found = row(metadata)
+    assert (found["state"], found["refused"]) == ("sent", ["nobody@example.org"])
+    assert found["last_error"] == "nobody@example.org: 550 no such user"
+
+
+def test_mail_that_all_recipients_are_refused_of_is_given_up(
+    metadata: Connection[Any], mailbox: Mailbox
+):
+    """Its state says so, with the server's words for each."""
+    mailbox.refuses = {"a@example.org": "550 no such user", "b@example.org": "551 moved"}
+    put(metadata, "a@example.org", "b@example.org")
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 0
+    found = row(metadata)
+    assert (found["state"], found["refused"]) == ("refused", ["a@example.org", "b@example.org"])
+    assert found["last_error"] == "a@example.org: 550 no such user; b@example.org: 551 moved"
+    assert found["sent_at"] is None
+
+
+@pytest.mark.parametrize("address", ["nobody", "a@example.org\nBcc: b@example.org", "ü@x.org", ""])
+def test_what_is_no_address_is_refused_here(
+    metadata: Connection[Any], mailbox: Mailbox, address: str
+):
+    """The others get their mail, and its header names them alone."""
+    put(metadata, address, "you@example.org")
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 1
+    [(recipients, message)] = mailbox.taken
+    assert recipients == ["you@example.org"]
+    assert message["To"] == "you@example.org"
+    assert row(metadata)["refused"] == [address]
+
+
+def test_recipient_who_is_put_off_gets_it_later_and_the_others_once(
+    metadata: Connection[Any], mailbox: Mailbox
+):
+    """Greylisting of one of two."""
+    mailbox.refuses["slow@example.org"] = "451 greylisted, come back"
+    put(metadata, "slow@example.org", "you@example.org")
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 0
+        assert row(metadata)["state"] == "pending"
+        assert row(metadata)["delivered"] == ["you@example.org"]
+        mailbox.refuses.clear()
+        assert send_due(metadata, server, now=now() + LATER) == 1
+    assert mailbox.receivers == ["you@example.org", "slow@example.org"]
+    ids = {message["Message-ID"] for _, message in mailbox.taken}
+    assert ids == {row(metadata)["message_id"]}
+    assert row(metadata)["state"] == "sent"
+
+
+def test_text_that_is_put_off_is_sent_again(metadata: Connection[Any], mailbox: Mailbox):
+    """4xx, then accepted; not before its time."""
+    mailbox.answers = ["451 try later"]
+    put(metadata)
+    start = now()
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=start) == 0
+        assert row(metadata)["last_error"] == "you@example.org: 451 try later"
+        assert send_due(metadata, server, now=start + timedelta(seconds=4)) == 0
+        assert len(mailbox.seen) == 1
+        assert send_due(metadata, server, now=start + timedelta(seconds=5)) == 1
+    found = row(metadata)
+    assert (found["state"], found["attempts"], found["last_error"]) == ("sent", 2, "")
+
+
+def test_server_that_hangs_up_in_a_text_is_called_again(
+    metadata: Connection[Any], mailbox: Mailbox
+):
+    """The other mails are sent in the same pass, over a new connection; that one later."""
+    mailbox.answers = ["drop"]
+    for key in "abc":
+        put(metadata, key=key)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 2
+        assert row(metadata)["state"] == "pending"
+        assert send_due(metadata, server, now=now() + LATER) == 1
+    assert mailbox.subjects == ["b", "c", "a"]
+    assert len(mailbox.sessions) == 3
+
+
+def test_silent_server_is_given_up_and_the_next_mail_is_tried(
+    metadata: Connection[Any], monkeypatch: pytest.MonkeyPatch
+):
+    """One that says nothing after the text; each mail of the pass gets its turn."""
+    monkeypatch.setattr(conversation, "ACCEPTANCE_TIMEOUT_S", 0.2)
+    asked = []
+
+    def talk(connection: socket.socket) -> None:
+        asked.append(connection)
+        answer_until(connection, b"data")
+        while connection.recv(65536):
+            pass
+
+    put(metadata, key="a")
+    put(metadata, key="b")
+    with scripted_server(talk) as server:
+        assert send_due(metadata, server, now=now()) == 0
+    assert len(asked) == 2
+    for key in "ab":
+        assert "timed out" in row(metadata, key)["last_error"]
+
+
+def test_server_that_takes_its_time_to_accept_is_waited_for(
+    metadata: Connection[Any], mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+):
+    """Longer than for anything else: whoever hangs up meanwhile sends a copy."""
+    assert conversation.ACCEPTANCE_TIMEOUT_S >= 600
+    monkeypatch.setattr(conversation, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(conversation, "CONVERSATION_S", 0.7)
+    mailbox.release = lambda: threading.Event().wait(1.5)
+    put(metadata)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 1
+    assert mailbox.subjects == ["a"]
+
+
+def resend() -> str:
+    """Give the statement of the README."""
+    text = Path(__file__).parents[4].joinpath("README.md").read_text()
+    [statement] = re.findall(r"update sla\.mail [^;`]*;", text)
+    return str(statement)
+
+
+def test_text_that_goes_unanswered_twice_is_unconfirmed(
+    metadata: Connection[Any], mailbox: Mailbox
+):
+    """It may have arrived twice: no third copy, but it is shown; people may send it again."""
+    mailbox.answers = ["drop", "drop"]
+    put(metadata)
+    with mail_server(mailbox) as server:
+        for later in range(4):
+            assert send_due(metadata, server, now=now() + later * LATER) == 0
+        assert len(mailbox.seen) == 2
+        found = row(metadata)
+        assert (found["state"], found["refused"]) == ("refused", ["you@example.org"])
+        assert found["last_error"].startswith(f"you@example.org: {conversation.UNCONFIRMED}")
+        metadata.execute(resend())
+        assert send_due(metadata, server, now=now()) == 1
+    assert mailbox.subjects == ["a"]
+
+
+def test_text_that_breaks_off_is_no_copy(metadata: Connection[Any]):
+    """Nobody accepts half a mail: it is tried for ever."""
+    put(metadata, body=Rendered("a", "line\n" * 1_500_000, "<p>html</p>"))
+
+    def talk(connection: socket.socket) -> None:
+        answer_until(connection, b"data")
+        connection.recv(1)
+
+    with scripted_server(talk) as server:
+        for later in range(4):
+            assert send_due(metadata, server, now=now() + later * LATER) == 0
+    found = row(metadata)
+    assert (found["state"], found["attempts"], found["unanswered"]) == ("pending", 4, 0)
+
+
+@pytest.mark.parametrize("until", [b"", b"ehlo", b"data"])
+def test_server_that_drips_is_cut_off(
+    metadata: Connection[Any], monkeypatch: pytest.MonkeyPatch, until: bytes
+):
+    """A byte now and then keeps no timeout from running out: the whole conversation has one too."""
+    monkeypatch.setattr(conversation, "CONVERSATION_S", 0.5)
+    monkeypatch.setattr(conversation, "TIMEOUT_S", 0.4)
+    monkeypatch.setattr(conversation, "ACCEPTANCE_TIMEOUT_S", 0.4)
+    over = threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        if until:
+            answer_until(connection, until)
+        else:
+            connection.sendall(b"220 hello\r\n")
+        while not over.wait(0.05):
+            connection.sendall(b"2")
+
+    put(metadata)
+    with scripted_server(talk) as server:
+        assert send_due(metadata, server, now=now()) == 0
+    over.set()
+    assert row(metadata)["last_error"]
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_certificate_of_a_stranger_is_refused(
+    metadata: Connection[Any], mailbox: Mailbox, security: str
+):
+    """Neither login nor mail is sent; the mail waits."""
+    _, context = server_certificate()
+    put(metadata)
+    with mail_server(mailbox, security=security, tls=context) as server:
+        assert send_due(metadata, server, now=now()) == 0
+    assert "certificate verify failed" in row(metadata)["last_error"]
+    assert mailbox.taken == []
+
+
+def test_server_without_starttls_gets_no_password(metadata: Connection[Any], mailbox: Mailbox):
+    """Where it was promised."""
+    put(metadata)
+    with mail_server(mailbox) as plain:
+        server = SmtpServer(plain.host, plain.port, "starttls", user=USER, password=PASSWORD)
+        assert send_due(metadata, server, now=now()) == 0
+    assert "STARTTLS" in row(metadata)["last_error"]
+
+
+def test_wrong_login_is_a_setting_to_be_corrected(
+    metadata: Connection[Any], mailbox: Mailbox, tls: ssl.SSLContext
+):
+    """5xx though it is, no mail is lost by it."""
+    put(metadata)
+    with mail_server(mailbox, security="starttls", tls=tls) as server:
+        wrong = SmtpServer(server.host, server.port, "starttls", user=USER, password="no")
+        assert send_due(metadata, wrong, now=now()) == 0
+        assert row(metadata)["last_error"].startswith("535")
+        assert send_due(metadata, server, now=now() + LATER) == 1
+
+
+def test_missing_login_is_a_setting_to_be_corrected(
+    metadata: Connection[Any], mailbox: Mailbox, tls: ssl.SSLContext
+):
+    """530 is said of the recipient or the sender, but is about neither."""
+    put(metadata)
+    with mail_server(mailbox, security="starttls", tls=tls) as server:
+        anonymous = SmtpServer(server.host, server.port, "starttls")
+        assert send_due(metadata, anonymous, now=now()) == 0
+        assert row(metadata)["state"] == "pending"
+        assert send_due(metadata, server, now=now() + LATER) == 1
+
+
+def test_denied_relay_is_a_setting_to_be_corrected(metadata: Connection[Any], mailbox: Mailbox):
+    """What servers say to whoever should have logged in is said of the recipient; no mail is lost by it."""
+    mailbox.refuses["you@example.org"] = "554 5.7.1 <you@example.org>: Relay access denied"
+    put(metadata)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 0
+        assert row(metadata)["state"] == "pending"
+        assert "Relay access denied" in row(metadata)["last_error"]
+        mailbox.refuses.clear()
+        assert send_due(metadata, server, now=now() + LATER) == 1
+
+
+def test_what_was_refused_can_be_sent_again(metadata: Connection[Any], mailbox: Mailbox):
+    """By the statement of the README; to nobody who has it, and not what has no recipient."""
+    mailbox.refuses["new@example.org"] = "550 no such user"
+    put(metadata, "new@example.org", "you@example.org")
+    enqueue(metadata, key="b", kind="sla", dag_id="d", run_id="r", recipients=[], rendered=BODY)
+    with mail_server(mailbox) as server:
+        assert send_due(metadata, server, now=now()) == 1
+        mailbox.refuses.clear()
+        metadata.execute(resend())
+        assert send_due(metadata, server, now=now()) == 1
+    assert mailbox.receivers == ["you@example.org", "new@example.org"]
+    assert (row(metadata)["state"], row(metadata)["refused"]) == ("sent", [])
+    assert row(metadata, "b")["state"] == "refused"
+
+
+def test_password_is_in_no_error_and_no_log(
+    metadata: Connection[Any], caplog: pytest.LogCaptureFixture
+):
+    """A server may repeat the login, as it came or decoded."""
+    caplog.set_level(logging.DEBUG)
+    login = encoded(f"\0{USER}\0{PASSWORD}")
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(b"220 hello\r\n")
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                if line[:4].lower() == b"ehlo":
+                    connection.sendall(b"250-hello\r\n250 AUTH PLAIN LOGIN\r\n")
+                else:
+                    connection.sendall(f"535 no: {login} {PASSWORD}\r\n".encode())
+
+    put(metadata)
+    with scripted_server(talk) as bare:
+        server = SmtpServer(bare.host, bare.port, user=USER, password=PASSWORD)
+        assert send_due(metadata, server, now=now()) == 0
+    assert row(metadata)["last_error"] == "535 no: *** ***"
+    assert PASSWORD not in repr(server)
+    for secret in (PASSWORD, login):
+        assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("password", ["pässword", ""])
+def test_login_that_cannot_be_said_is_an_error_of_the_setting(
+    metadata: Connection[Any], mailbox: Mailbox, tls: ssl.SSLContext, password: str
+):
+    """The mail waits."""
+    put(metadata)
+    with mail_server(mailbox, security="starttls", tls=tls) as known:
+        server = SmtpServer(known.host, known.port, "starttls", user=USER, password=password)
+        assert send_due(metadata, server, now=now()) == 0
+    assert row(metadata)["state"] == "pending"
+    assert row(metadata)["last_error"]
+
+
+def test_sender_that_is_not_allowed_is_a_setting_to_be_corrected(metadata: Connection[Any]):
+    """All mails wait, with the server's words."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(b"220 hello\r\n")
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                said = b"553 not yours" if line[:4].lower() == b"mail" else b"250 yes"
+                connection.sendall(said + b"\r\n")
+
+    put(metadata, key="a")
+    put(metadata, key="b")
+    with scripted_server(talk) as server:
+        assert send_due(metadata, server, now=now()) == 0
+    for key in "ab":
+        found = row(metadata, key)
+        assert (found["state"], found["last_error"]) == ("pending", "553 not yours")
+
+
+def test_server_that_wants_no_text_is_heard(metadata: Connection[Any]):
+    """The answer to DATA itself counts as one to the text."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(b"220 hello\r\n")
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                said = b"554 no" if line[:4].lower() == b"data" else b"250 yes"
+                connection.sendall(said + b"\r\n")
+
+    put(metadata)
+    with scripted_server(talk) as server:
+        assert send_due(metadata, server, now=now()) == 0
+    found = row(metadata)
+    assert (found["state"], found["last_error"]) == ("refused", "you@example.org: 554 no")
+
+
+def test_server_is_read_from_airflow_s_connection(tmp_path: Path):
+    """As the stack writes it, for each kind of security."""
+    write_secret(tmp_path / "smtp/password", PASSWORD)
+    file = tmp_path / "connections.json"
+    for security in ("none", "starttls", "tls"):
+        env = {"SMTP_HOST": "mx", "SMTP_PORT": "25", "SMTP_SECURITY": security}
+        env |= {"SMTP_FROM": "airflow@example.com"}
+        known = {} if security == "none" else {"user": USER, "password": PASSWORD}
+        if known:
+            env |= {"SMTP_USER": USER}
+        file.write_text(json.dumps(smtp_connections(tmp_path, Settings.from_env(env))))
+        expected = SmtpServer("mx", 25, security, "airflow@example.com", **known)  # type: ignore[arg-type]
+        assert SmtpServer.from_connection_file(file) == expected
+
+
+def test_no_server_and_a_login_in_clear_are_told_apart(tmp_path: Path):
+    """None where none is set; an error where the password would travel unencrypted."""
+    file = tmp_path / "connections.json"
+    file.write_text("{}")
+    assert SmtpServer.from_connection_file(file) is None
+    extra = {"disable_ssl": True, "disable_tls": True, "from_email": "a@example.org"}
+    connection = {"host": "mx", "port": 25, "login": USER, "password": PASSWORD, "extra": extra}
+    file.write_text(json.dumps({"smtp_default": connection}))
+    with pytest.raises(ValueError, match="Expected starttls or tls") as error:
+        SmtpServer.from_connection_file(file)
+    assert PASSWORD not in str(error.value)
