@@ -24,7 +24,7 @@ AIRFLOW_MODULES = (
     "celery_stack.hostname",
     "celery_stack.retries",
     "celery_stack.warm.coordinator",
-    "celery_stack.warm.server",
+    "celery_stack.warm.guardian",
 )
 
 log = logging.getLogger(__name__)

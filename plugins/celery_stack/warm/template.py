@@ -27,7 +27,7 @@ from importlib.util import source_from_cache
 from typing import Any, NoReturn
 
 from celery_stack.warm.channel import close_fds, receive, send
-from celery_stack.warm.lifelines import die_with_parent
+from celery_stack.warm.lifelines import die_with_parent, outlive_parent
 from celery_stack.warm.sources import Signature, is_installed, take_signatures
 
 # A file written this shortly before it was read may have been written again within the same tick.
@@ -69,6 +69,8 @@ def run_template(request: dict[str, Any], channel: socket.socket) -> NoReturn:
     try:
         with capturing() as output:
             report = parse_once(request)
+        # A server that dies must not take running tasks along. From here on the channel tells of its end.
+        outlive_parent()
         send(channel, report)
         if not report["unfit"]:
             Forks(channel, output).run()

@@ -30,12 +30,12 @@ def prepare(**_: Any) -> None:
 
 @worker_before_create_process.connect  # type: ignore[untyped-decorator]
 def fork_templates(**_: Any) -> None:
-    """Fork the template server, as late as can be before Celery forks its pool for the first time.
+    """Fork the guardian of the template server, as late as can be before Celery forks its pool for the first time.
 
     What the main process does after a fork un-shares memory: here all of its start is behind it.
     """
     from celery_stack.settings import Settings
-    from celery_stack.warm import coordinator, preload, server
+    from celery_stack.warm import coordinator, guardian, preload
 
     if coordinator.STATE.forking:  # this is not the first process of the pool
         return
@@ -45,7 +45,7 @@ def fork_templates(**_: Any) -> None:
         coordinator.STATE.preloaded = preload.preloaded_sources()
     preload.freeze()
     if supported and (most := Settings.from_env(os.environ).WARM_TEMPLATES):
-        coordinator.STATE.template_server = _fork_server(server.serve, most)
+        coordinator.STATE.template_server = _fork_guardian(guardian.guard, most)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -57,13 +57,13 @@ def end_with_worker(**_: Any) -> None:
         lifelines.die_with_parent(os.getppid())
 
 
-def _fork_server(serve: Callable[..., NoReturn], most: int) -> socket:
+def _fork_guardian(guard: Callable[..., NoReturn], most: int) -> socket:
     from celery_stack.warm.channel import make_pair
 
     ours, theirs = make_pair()
     parent = os.getpid()
     if not os.fork():
         ours.close()
-        serve(theirs, parent, most=most)
+        guard(theirs, parent, most=most)
     theirs.close()
     return ours
