@@ -78,7 +78,7 @@ test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber
 	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
 
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
-	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py $(PYTEST_ARGS)
+	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py tests/warm/test_many_hands.py $(PYTEST_ARGS)
 
 test-sla: .venv/.ready  ## Missed SLAs: records, mails, callbacks, whatever was down meanwhile
 	@$(BIN)/pytest -m sla tests/sla $(PYTEST_ARGS)

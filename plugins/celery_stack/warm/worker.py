@@ -10,7 +10,21 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any, NoReturn
 
-from celery.signals import worker_before_create_process, worker_init, worker_process_init
+from celery.signals import (
+    celeryd_init,
+    worker_before_create_process,
+    worker_init,
+    worker_process_init,
+)
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def bound_memory(conf: Any, **_: Any) -> None:
+    """Have Celery replace, between two tasks, a process of its pool that has grown too large."""
+    from celery_stack.settings import Settings
+
+    kib = Settings.from_env(os.environ).WORKER_PROCESS_MAX_MIB * 1024
+    conf.worker_max_memory_per_child = kib or None
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
@@ -37,7 +51,7 @@ def fork_templates(**_: Any) -> None:
     from celery_stack.settings import Settings
     from celery_stack.warm import coordinator, guardian, preload
 
-    if coordinator.STATE.forking:  # this is not the first process of the pool
+    if coordinator.STATE.forking:  # not the first process of the pool, or one that replaces another
         return
     coordinator.STATE.forking = True
     supported = coordinator.is_supported()
