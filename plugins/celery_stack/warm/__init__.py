@@ -17,6 +17,7 @@ A Celery worker is a tree of processes, forked from one that has already importe
 | `guardian`, `server`, `template` | the processes above that go by these names |
 | `sources` | which files a parse came from, and whether they have changed |
 | `channel` | messages and file descriptors between them |
+| `lifelines` | what ends with what |
 | `internals` | what of Airflow this relies upon, and whether it is still so |
 
 Every piece has a setting that switches it off; where Airflow's internals differ, Airflow's own way is
