@@ -18,5 +18,5 @@ def die_with_parent(parent: int) -> None:
 
 
 def outlive_parent() -> None:
-    """Take that back: this process has another way to learn that it is needed no longer."""
+    """Take that back."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)

@@ -146,7 +146,7 @@ class TemplateServer:
             self._forget_everything()
             die_with_parent(server)
             set_title(f"airflow template: {request['path']}")
-            run_template(request, theirs)
+            run_template(request, theirs, server)
         theirs.close()
         ours.setblocking(False)
         template = Template(pid, ours)
