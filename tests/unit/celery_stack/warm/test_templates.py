@@ -15,19 +15,12 @@ import pytest
 from celery_stack.warm import guardian
 from celery_stack.warm.channel import make_pair
 from celery_stack.warm.supervisor import TemplateChild, ask_for_task
-from tests.unit.celery_stack.warm.conftest import Worker, children_of
+from tests.unit.celery_stack.warm.conftest import Worker, children_of, is_alive
 from tests.waiting import wait_for
 
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_first_task_of_a_file_is_declined_and_later_ones_share_a_template(worker: Worker):
