@@ -3,7 +3,7 @@
 What is forked from Celery's main process must be forked before its pool: later on it has threads, and
 connections that nobody else may use. So a process of that moment stays, and does nothing but fork
 servers. It holds the control channel too: what supervisors ask while there is no server, they ask the
-next one.
+next one. Should the guardian itself be killed, its server ends too, and tasks parse for themselves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The template server: makes a template for each DAG file that tasks ask for, and retires it in time.
 
-One per worker, forked by its guardian. It never keeps a task waiting: while
-there is no template that fits, it declines, and the supervisor forks a task that parses for itself.
+One per worker, forked by its guardian. It never keeps a task waiting: while there is no template that
+fits, it declines, and the supervisor forks a task that parses for itself.
 """
 
 from __future__ import annotations
