@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -24,10 +26,11 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from compose import launch
 from compose.home import REPO
 from compose.secret_files import read_secret
 from compose.supervise import Supervisor
-from tests.integration.conftest import RunningStack, another, running_stack
+from tests.integration.conftest import RunningStack, running_stack
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.sla
@@ -142,6 +145,24 @@ class Promised:
         )
 
 
+@contextmanager
+def second(stack: RunningStack, program: str) -> Iterator[psutil.Process]:
+    """Run another one of a program beside the supervisor's."""
+    command = [sys.executable, launch.__file__, str(stack.home.programs_file), program]
+    log = stack.home.program_logs / f"second-{program}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture(scope="module")
 def promised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promised]:
     """Start the stack, what is doubled, and all runs but those that something is stopped for."""
@@ -166,7 +187,7 @@ def promised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promised]:
             ) as stack,
             ExitStack() as doubled,
         ):
-            others = {name: doubled.enter_context(another(stack, name)) for name in DOUBLED}
+            others = {name: doubled.enter_context(second(stack, name)) for name in DOUBLED}
             promised = Promised(stack, server, gate, others)
             for dag_id in (*STARTED_TOGETHER, "unseen", "daily", "every_minute"):
                 wait_for(partial(stack.client.find_dag, dag_id), bool, deadline_s=90)
