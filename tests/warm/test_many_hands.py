@@ -28,8 +28,8 @@ SETTINGS = {
     "RETRY_DELAY_S": "1",
 }
 TELL = {"AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG"}
-QUEUED_BY = "SELECT DISTINCT queued_by_job_id FROM task_instance WHERE dag_id LIKE 'load_%'"
-TRIES = "SELECT DISTINCT state, try_number FROM task_instance WHERE dag_id LIKE 'load_%'"
+QUEUED_BY = "SELECT DISTINCT queued_by_job_id FROM task_instance WHERE dag_id LIKE 'load%%'"
+TRIES = "SELECT DISTINCT state, try_number FROM task_instance WHERE dag_id LIKE 'load%%'"
 
 
 @dataclass(frozen=True)
