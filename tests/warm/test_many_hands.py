@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +102,13 @@ def test_process_that_has_grown_is_replaced_and_the_next_one_works_with_template
         [["airflow template guardian"]].__eq__,
         deadline_s=30,
     )
-    assert [process for process in worker.children(recursive=True) if is_zombie(process)] == []
+    wait_for(lambda: zombies(worker), lambda found: not found, deadline_s=30)
 
 
-def is_zombie(process: psutil.Process) -> bool:
-    return process.status() == psutil.STATUS_ZOMBIE
+def zombies(worker: psutil.Process) -> list[psutil.Process]:
+    """Give what has ended and that Celery has not asked about yet; what is gone meanwhile is none."""
+    found = []
+    for process in worker.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if process.status() == psutil.STATUS_ZOMBIE else []
+    return found
