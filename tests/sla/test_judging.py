@@ -139,6 +139,21 @@ def test_given_up_cleared_and_run_again_counts_from_when_it_is_done(
     assert verdicts(metadata) == {"load": "missed"}
 
 
+@pytest.mark.parametrize("state", [None, "scheduled", "queued", "restarting"])
+def test_cleared_while_it_ran_is_not_done(
+    metadata: Metadata, looks: Callable[[datetime], None], state: str | None
+):
+    """Until it starts again its row keeps the end of the try that was cut off."""
+    metadata.run(metadata.declare([task_sla("load", minutes=30)]), due=DUE)
+    metadata.task("load", "running", started=DUE)
+    metadata.clear("load")
+    metadata.task("load", state, started=DUE, ended=DUE + minutes(5))
+    looks(DUE + minutes(6))
+    assert verdicts(metadata) == {"load": "pending"}
+    looks(DUE + minutes(31))
+    assert verdicts(metadata) == {"load": "missed"}
+
+
 @pytest.mark.parametrize("before", ["failed", "up_for_retry"])
 def test_marked_as_success_after_the_miss_stays_missed(
     metadata: Metadata, looks: Callable[[datetime], None], exporter: Exporter, before: str

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIVEN_UP = "Its run was given up, and what had not run was skipped. Clear it to run it again."
-WHOLE_RUN = "run"
+RUN_AS_TASK = "run"
 """What metrics call the task of a promise for the whole run."""
 
 
@@ -48,14 +48,14 @@ def tell(
             _enqueue(connection, config, dag_id, run_id, recipients, misses, now=now)
     for one, _ in own:
         logger.info("Missed: %s of %s %s, promised %s", one.name, dag_id, run_id, one.promised)
-        metrics.count("sla.missed", dag_id=dag_id, task_id=one.task_id or WHOLE_RUN)
+        metrics.count("sla.missed", dag_id=dag_id, task_id=one.task_id or RUN_AS_TASK)
         if one.finished is not None:
             measure_lateness(one, one.finished - one.promised)
 
 
 def measure_lateness(one: Watched, lateness: timedelta) -> None:
     """Tell Prometheus how long after it was promised something finished."""
-    seconds, task_id = lateness.total_seconds(), one.task_id or WHOLE_RUN
+    seconds, task_id = lateness.total_seconds(), one.task_id or RUN_AS_TASK
     metrics.timing("sla.lateness", seconds, dag_id=one.dag_id, task_id=task_id)
 
 

@@ -134,7 +134,7 @@ def look(connection: Connection[Any], config: Config, floor: Floor, *, now: date
         elif _verdict(one, now) == "met" and metadata.judged(
             connection, one, verdict="met", finished=one.finished, state=one.state
         ):
-            metrics.count("sla.met", dag_id=one.dag_id, task_id=one.task_id or misses.WHOLE_RUN)
+            metrics.count("sla.met", dag_id=one.dag_id, task_id=one.task_id or misses.RUN_AS_TASK)
     reasons = Reasons(config.database, config.broker) if missed else None
     for (dag_id, run_id), found in missed.items():
         with _trying(f"Telling of {dag_id} {run_id}", connection):
