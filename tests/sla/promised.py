@@ -161,7 +161,9 @@ def second(stack: RunningStack, program: str) -> Iterator[psutil.Process]:
     command = [sys.executable, launch.__file__, str(stack.home.programs_file), program]
     log = stack.home.program_logs / f"second-{program}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=stack.env, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         yield psutil.Process(process.pid)
     finally:
