@@ -191,7 +191,9 @@ def another(
     command += changed if settings else []
     log = stack.home.program_logs / f"{name}-{program}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=stack.env, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         yield psutil.Process(process.pid)
     finally:

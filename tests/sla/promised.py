@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +17,10 @@ import psutil
 import psycopg
 
 from celery_stack.settings import Settings
-from compose import launch
 from compose.home import REPO
 from compose.secret_files import Addresses, derive_secrets, read_secret
 from compose.supervise import Supervisor
-from tests.integration.conftest import RunningStack, running_stack
+from tests.integration.conftest import RunningStack, another, running_stack
 from tests.mail_servers import Mailbox, free_port, mail_server, server_certificate
 from tests.waiting import wait_for
 
@@ -119,7 +116,7 @@ class Promised:
 
     def start_other(self, name: str) -> None:
         """Run a second one of a program beside the supervisor's."""
-        self.others[name] = self.doubled.enter_context(second(self.stack, name))
+        self.others[name] = self.doubled.enter_context(another(self.stack, name))
 
     def restart_monitors(self, **settings: str) -> None:
         """Change settings of mails, and start both monitors anew."""
@@ -153,26 +150,6 @@ class Promised:
             for monitor in (psutil.Process(own), self.others["sla"])
             if port in {one.laddr.port for one in monitor.net_connections("tcp")}
         )
-
-
-@contextmanager
-def second(stack: RunningStack, program: str) -> Iterator[psutil.Process]:
-    """Run another one of a program beside the supervisor's."""
-    command = [sys.executable, launch.__file__, str(stack.home.programs_file), program]
-    log = stack.home.program_logs / f"second-{program}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env=stack.env, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @contextmanager
