@@ -315,7 +315,7 @@ def _lost(facts: Facts) -> Reason:
     return Reason(
         Code.LOST,
         f"It is lost: queued for {_seconds(_waited(facts))}, but neither in Redis nor at a worker. "
-        "Clear the task to publish it again; else that happens after TASK_QUEUED_TIMEOUT_S.",
+        "The scheduler publishes it again after two looks, MESSAGE_CHECK_S apart; clear the task if it does not.",
     )
 
 
