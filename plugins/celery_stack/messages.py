@@ -85,8 +85,9 @@ def _taken(unacked: Mapping[bytes, bytes], delivered: Mapping[bytes, float]) -> 
     taken = {}
     for tag, raw in unacked.items():
         if message_id := _id_of(raw):
-            at = delivered.get(tag)
-            taken[message_id] = datetime.fromtimestamp(at, UTC) if at else datetime.now(UTC)
+            score = delivered.get(tag)
+            at = datetime.fromtimestamp(score, UTC) if score else datetime.now(UTC)
+            taken[message_id] = max(at, taken.get(message_id, at))  # one may be a dead worker's
     return taken
 
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,7 +25,7 @@ from airflow.providers.celery.executors.celery_executor import CeleryExecutor
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import joinedload
 
 from celery_stack import metrics
 from celery_stack.messages import Broker
@@ -49,20 +48,12 @@ class Republisher:
     Args:
         executor: it is asked and told from the scheduler's main thread, as by the scheduler.
         every_s: seconds between two looks; a task that has not been queued for so long is left alone.
-        new_session: gives a session of the metadata that commits at its end.
     """
 
-    def __init__(
-        self,
-        executor: CeleryExecutor,
-        broker: Broker,
-        every_s: float,
-        new_session: Callable[[], AbstractContextManager[Session]] = create_session,
-    ) -> None:
+    def __init__(self, executor: CeleryExecutor, broker: Broker, every_s: float) -> None:
         self._executor = executor
         self._broker = broker
         self._every_s = every_s
-        self._new_session = new_session
         self._next_look = time.monotonic() + every_s
         self._missing: set[str] = set()
         self._over: set[str] = set()
@@ -117,7 +108,7 @@ class Republisher:
             task.external_executor_id.is_not(None),
         )
         latest = datetime.now(UTC) - timedelta(seconds=self._every_s)
-        with self._new_session() as session:
+        with create_session() as session:
             return {
                 str(message_id): queue if state == QUEUED and at and at <= latest else None
                 for message_id, state, queue, at in session.execute(query)
@@ -170,15 +161,21 @@ class Republisher:
             )
             .options(joinedload(TaskInstance.dag_run), joinedload(TaskInstance.dag_model))
         )
-        with self._new_session() as session:
-            found = list(session.scalars(query))
-            for task in found:
+        published = []
+        with create_session() as session:
+            for task in session.scalars(query):
                 self._drop(task.key)
                 self._executor.queue_workload(self._workload(task), session=session)
-        metrics.count("executor.tasks_republished", len(found))
-        names = ", ".join(str(task.key) for task in found[:NAMED])
-        log.warning("Redis lost the messages of %d queued tasks, published again: %s%s",
-                    len(found), names, ", …" if len(found) > NAMED else "")  # fmt: skip
+                published.append(str(task.key))
+        if not published:
+            return
+        metrics.count("executor.tasks_republished", len(published))
+        log.warning(
+            "Redis lost the messages of %d queued tasks, published again: %s%s",
+            len(published),
+            ", ".join(published[:NAMED]),
+            ", …" if len(published) > NAMED else "",
+        )
 
     def _workload(self, task: TaskInstance) -> ExecuteTask:
         return ExecuteTask.make(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,14 +12,16 @@ from uuid import uuid4
 
 import pytest
 import redis
-from airflow.models import DagModel, DagRun, TaskInstance
+from airflow import settings
+from airflow.models import DagModel, DagRun, TaskInstance, import_all_models
 from airflow.models.base import Base
 from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from celery import Celery
 from celery.result import AsyncResult
 from sqlalchemy import create_engine, insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import StaticPool
 
 from celery_stack.executor import StackCeleryExecutor
@@ -29,7 +30,6 @@ from celery_stack.republish import START_PATIENCE, Republisher
 from tests.redis_server import running_redis
 from tests.waiting import wait_for
 
-NewSession = Callable[[], AbstractContextManager[Session]]
 JOB, OTHER_JOB = 7, 8
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
 
@@ -58,21 +58,16 @@ def make_celery(folder: Path) -> Celery:
     return Celery("stack", broker=url, backend=url, set_as_current=False)
 
 
-@pytest.fixture
-def new_session() -> NewSession:
-    """Give sessions of a metadata database in memory, with one run."""
+@pytest.fixture(autouse=True)
+def metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metadata database in memory, with one run."""
+    import_all_models()
     engine = create_engine("sqlite://", poolclass=StaticPool)
     Base.metadata.create_all(engine)
-
-    @contextmanager
-    def new_session() -> Iterator[Session]:
-        with Session(engine) as session, session.begin():
-            yield session
-
-    with new_session() as session:
+    monkeypatch.setattr(settings, "Session", sessionmaker(engine))
+    with create_session() as session:
         session.add(DagModel(dag_id="etl", bundle_name="dags", relative_fileloc="etl.py"))
         session.add(DagRun(dag_id="etl", run_id="run", run_type="manual", state="running"))
-    return new_session
 
 
 @dataclass
@@ -80,17 +75,14 @@ class Stack:
     """A scheduler's executor, the metadata and Redis; looks at them are the test's own."""
 
     celery: Celery
-    new_session: NewSession
     executor: StackCeleryExecutor = field(init=False)
     republisher: Republisher = field(init=False)
 
     def __post_init__(self) -> None:
         self.executor = StackCeleryExecutor(parallelism=8)
         self.executor.job_id = JOB
-        self.executor.celery_app = self.celery
-        self.republisher = Republisher(
-            self.executor, Broker(self.celery), every_s=15, new_session=self.new_session
-        )
+        self.executor.celery_app = self.executor.bulk_state_fetcher.celery_app = self.celery
+        self.republisher = Republisher(self.executor, Broker(self.celery), every_s=15)
 
     def task(
         self,
@@ -108,7 +100,7 @@ class Stack:
         row |= {"queue": queue, "queued_dttm": queued_at, "queued_by_job_id": job}
         row |= {"external_executor_id": message_id, "priority_weight": 1, "pool_slots": 1}
         row |= {"dag_version_id": uuid4()}
-        with self.new_session() as session:
+        with create_session() as session:
             session.execute(insert(TaskInstance.__table__), [row])
         key = key_of(task_id)
         self.executor.running.add(key)
@@ -131,8 +123,8 @@ def key_of(task_id: str) -> TaskInstanceKey:
 
 
 @pytest.fixture
-def stack(celery: Celery, new_session: NewSession) -> Stack:
-    return Stack(celery, new_session)
+def stack(celery: Celery) -> Stack:
+    return Stack(celery)
 
 
 def take(client: redis.Redis, celery: Celery, since: datetime) -> None:
@@ -225,7 +217,7 @@ def test_task_that_started_in_between_is_not_published_again(stack: Stack):
     stack.look(1)
 
     def start(_: Republisher, message_ids: set[str]) -> set[str]:
-        with stack.new_session() as session:
+        with create_session() as session:
             [task] = session.query(TaskInstance)
             task.state = TaskInstanceState.RUNNING
         return set()
@@ -259,11 +251,11 @@ def test_looks_are_apart_however_often_the_scheduler_loops(stack: Stack):
 
 
 def test_outage_of_redis_neither_ends_the_scheduler_nor_fails_what_it_publishes(
-    tmp_path: Path, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """What is queued meanwhile is published as soon as Redis is back, and looks begin anew."""
     monkeypatch.setenv("WAKE_SCHEDULER", "off")
-    stack = Stack(make_celery(tmp_path), new_session)
+    stack = Stack(make_celery(tmp_path))
     executor = stack.executor
     sent: list[Any] = []
     with patch.object(
@@ -278,7 +270,6 @@ def test_outage_of_redis_neither_ends_the_scheduler_nor_fails_what_it_publishes(
         assert executor._redis_is_away
         stack.republisher._next_look = 0
         executor.heartbeat()
-        executor.queued_tasks[key_of("load")] = object()  # type: ignore[assignment]
         executor.queued_tasks[key_of("load")] = workload()
         executor.heartbeat()
         assert sent == []
