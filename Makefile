@@ -102,6 +102,12 @@ bench-io: .venv/.ready  ## Rows per second into the warehouse, against other way
 bench-isolation: .venv/.ready  ## What small tasks wait for beside a training backlog or a jam (SAMPLES=5)
 	@$(BIN)/python -m tests.benchmarks.bench_isolation $(SAMPLES)
 
+load: .venv/.ready  ## Many DAG files, tasks and messages, and a large frame: what they cost (SHARE=0.1 a smoke run)
+	@$(BIN)/python -m tests.load.bench_load $(SHARE)
+
+soak: .venv/.ready  ## Tasks without a pause: whether memory, connections or results grow (SOAK_MINUTES=30)
+	@$(BIN)/python -m tests.load.bench_soak $(SOAK_MINUTES)
+
 bench-model: .venv/.ready  ## What a trained model can be expected to reach: nested cross-validation (some ten minutes)
 	@$(BIN)/python -m tests.benchmarks.bench_model $(REPEATS)
 
@@ -129,4 +135,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-sla test-faults test-stock check-dags bench bench-io bench-isolation bench-model bench-threads setup lock clean
+  test test-writes test-warm test-sla test-faults test-stock check-dags load soak bench bench-io bench-isolation bench-model bench-threads setup lock clean
