@@ -9,6 +9,7 @@ LOCAL := $(BIN)/python -m compose.local
 SCALE ?=
 SERVICE ?=
 DAGS ?= dags
+PIP_AUDIT ?= 2.10.1
 
 # What needs no stack: first, because a mistake shows at once, and on two cores.
 WITHOUT_STACK = not e2e and not warm and not sla and not faults and not integration
@@ -114,6 +115,9 @@ bench-model: .venv/.ready  ## What a trained model can be expected to reach: nes
 bench-threads: .venv/.ready  ## Two training slots that share the cores, against no limit on threads (ROUNDS=3)
 	@$(BIN)/python -m tests.benchmarks.bench_threads $(ROUNDS)
 
+audit: .venv/.ready  ## Known vulnerabilities of the locked packages, asked of a service on the internet
+	@$(BIN)/uv tool run pip-audit==$(PIP_AUDIT) --requirement requirements-dev.lock --require-hashes --disable-pip --strict
+
 ##@ Keeping house
 setup: .venv/.ready  ## Install the hash-locked packages into .venv
 
@@ -135,4 +139,4 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-sla test-faults test-stock check-dags load soak bench bench-io bench-isolation bench-model bench-threads setup lock clean
+  test test-writes test-warm test-sla test-faults test-stock check-dags audit load soak bench bench-io bench-isolation bench-model bench-threads setup lock clean
