@@ -35,9 +35,12 @@ def cycle():
 cycle()
 '''
 BAD = {
-    "syntax.py": ("def broken(:\n", "SyntaxError: invalid syntax"),
+    "syntax.py": ("# a DAG of airflow\ndef broken(:\n", "SyntaxError: invalid syntax"),
     "cycle.py": (CYCLE, "Cycle detected in DAG: cycle. Faulty task: first"),
-    "endless.py": ("while True:\n    pass\n", "AirflowTaskTimeout: DagBag import timeout for"),
+    "endless.py": (
+        "# a DAG of airflow\nwhile True:\n    pass\n",
+        "AirflowTaskTimeout: DagBag import timeout for",
+    ),
 }
 GOOD = CYCLE.replace(" >> one\n", "\n").replace("cycle", "straight")
 
