@@ -55,6 +55,12 @@ def freeze() -> None:
     gc.freeze()
 
 
+def freeze_again() -> None:
+    """Do so without a look at all that is there: the look itself would write to it."""
+    gc.collect(1)
+    gc.freeze()
+
+
 def preloaded_sources() -> dict[str, Signature | None]:
     """Give the first-party files that every process forked from here has loaded already."""
     return take_signatures(first_party_files())
