@@ -12,7 +12,8 @@ from typing import Any
 
 from celery import Celery
 
-from compose.commands import SECRET_OPTIONS, read_option
+from celery_stack.options import read_option
+from compose.commands import SECRET_OPTIONS
 
 OPEN_PATHS = ("/metrics", "/healthcheck")
 

@@ -1,6 +1,6 @@
 """Run the monitor: `python -m celery_stack.sla [--heartbeat FILE]`.
 
-It runs in the environment of an Airflow component whose database role is `sla`.
+It runs in the environment of an Airflow component whose database role is `sla`, and reads it without Airflow.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from airflow.configuration import conf
-from sqlalchemy.engine import make_url
-
+from celery_stack.options import read_option
 from celery_stack.settings import SettingError, Settings
 from celery_stack.sla import monitor
 from celery_stack.sla.conversation import SmtpServer
@@ -45,19 +44,19 @@ def main() -> int:
 
 
 def read_config(env: Mapping[str, str], *, heartbeat: Path | None) -> monitor.Config:
-    """Give what the environment, and Airflow's configuration, say.
+    """Give what the environment says.
 
     Raises:
         SettingError: a variable has a wrong value.
     """
     settings = Settings.from_env(env)
-    database = make_url(conf.get_mandatory_value("database", "sql_alchemy_conn"))
-    folder = Path(conf.get_mandatory_value("logging", "base_log_folder"))
+    database = urlsplit(read_option("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", env).strip())
+    folder = Path(env["AIRFLOW__LOGGING__BASE_LOG_FOLDER"])
     return monitor.Config(
-        database=database.set(drivername="postgresql").render_as_string(hide_password=False),
-        broker=conf.get_mandatory_value("celery", "broker_url"),
+        database=database._replace(scheme="postgresql").geturl(),
+        broker=read_option("AIRFLOW__CELERY__BROKER_URL", env).strip(),
         smtp=read_smtp(env),
-        base_url=conf.get("api", "base_url", fallback="") or "http://localhost:8080",
+        base_url=env.get("AIRFLOW__API__BASE_URL") or "http://localhost:8080",
         default_to=[one.strip() for one in settings.SLA_EMAIL_TO.split(",") if one.strip()],
         failure_emails=settings.FAILURE_EMAILS == "on",
         check_s=settings.SLA_CHECK_S,
@@ -81,7 +80,7 @@ def callback_environment(env: Mapping[str, str]) -> dict[str, str]:
     What lies in the plugins folder can be imported, as in Airflow's own processes.
     """
     own = {name: value for name, value in env.items() if not name.startswith("AIRFLOW_")}
-    folders = [conf.get_mandatory_value("core", "plugins_folder"), env.get("PYTHONPATH", "")]
+    folders = [env["AIRFLOW__CORE__PLUGINS_FOLDER"], env.get("PYTHONPATH", "")]
     return own | {"PYTHONPATH": os.pathsep.join(folder for folder in folders if folder)}
 
 

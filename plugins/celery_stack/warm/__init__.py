@@ -12,6 +12,7 @@ A Celery worker is a tree of processes, forked from one that has already importe
 |---|---|
 | `worker` | connects the rest to Celery's signals |
 | `preload` | imports `WARM_IMPORTS` before anything is forked |
+| `renewal` | forks pool processes anew that have run tasks, so that they share memory again |
 | `supervisor` | a task's supervisor that wakes when the task's process ends; asks for a template |
 | `coordinator` | where Airflow takes that supervisor from |
 | `guardian`, `server`, `template` | the processes above that go by these names |

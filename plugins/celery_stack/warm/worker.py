@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 
 from celery.signals import (
     celeryd_init,
+    heartbeat_sent,
     worker_before_create_process,
     worker_init,
     worker_process_init,
+    worker_ready,
 )
 
 
@@ -60,6 +62,28 @@ def fork_templates(**_: Any) -> None:
     preload.freeze()
     if supported and (most := Settings.from_env(os.environ).WARM_TEMPLATES):
         coordinator.STATE.template_server = _fork_guardian(guardian.guard, most)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def renew_pool(sender: Any, **_: Any) -> None:
+    """Have idle processes of the pool renewed: not where they import for themselves, and would do so again."""
+    from celery_stack.settings import Settings
+    from celery_stack.warm import coordinator, preload, renewal
+
+    if Settings.from_env(os.environ).WARM_IMPORTS == "none":
+        return
+    # Airflow has just unfrozen everything. Celery collects before each further fork, which would write to it all.
+    preload.freeze_again()
+    coordinator.STATE.renewal = renewal.renewal_of(sender.pool._pool)
+
+
+@heartbeat_sent.connect  # type: ignore[untyped-decorator]
+def look_at_pool(**_: Any) -> None:
+    """Celery's main process sends one every two seconds, from the loop that hands out tasks."""
+    from celery_stack.warm import coordinator
+
+    if coordinator.STATE.renewal:
+        coordinator.STATE.renewal.look()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

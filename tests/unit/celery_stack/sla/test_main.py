@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -43,6 +46,27 @@ def test_configuration_is_read_once(env: dict[str, str]):
     assert config.keep_days == 7
     assert config.log_folder is None
     assert "hidden" not in repr(config)
+
+
+def test_secrets_come_from_the_files_that_their_commands_print(env: dict[str, str], tmp_path: Path):
+    """As both ways of running set them: the environment says where they are, and holds none."""
+    del env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], env["AIRFLOW__CELERY__BROKER_URL"]
+    for option, secret in (
+        ("DATABASE__SQL_ALCHEMY_CONN", SECRET),
+        ("CELERY__BROKER_URL", "redis://:x@r"),
+    ):
+        file = tmp_path / option
+        file.write_text(f"{secret}\n")
+        env[f"AIRFLOW__{option}_CMD"] = f"cat {quote(str(file))}"
+    config = read_config(env, heartbeat=None)
+    assert config.database == "postgresql://sla:hidden@db:5432/airflow"
+    assert config.broker == "redis://:x@r"
+
+
+def test_airflow_is_not_imported_before_something_is_missed():
+    """It takes more than the monitor itself, two times over."""
+    ask = "import sys, celery_stack.sla.__main__; sys.exit('airflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
 
 
 def test_wrong_setting_is_one_line(env: dict[str, str]):
