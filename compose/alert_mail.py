@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from celery_stack.settings import Settings, setting_error
 from compose.secret_files import smtp_connections, write_secret
@@ -47,7 +47,9 @@ def _server(mail: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Say in Alertmanager's words what Airflow's connection says."""
     host, port = mail["host"], mail["port"]
     if settings.SMTP_SECURITY == "tls" and port != TLS_PORT:
-        expected = f"{TLS_PORT} where SMTP_SECURITY is tls, the one port on which Alertmanager does so"
+        expected = (
+            f"{TLS_PORT} where SMTP_SECURITY is tls, the one port on which Alertmanager does so"
+        )
         raise setting_error("SMTP_PORT", expected, str(port))
     server = {
         "smtp_smarthost": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",

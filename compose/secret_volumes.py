@@ -56,9 +56,7 @@ def fill_volumes(folder: Path, own: Path, settings: Settings) -> None:
     write_secret(folder / "redis/redis.conf", redis_configuration(password))
     write_secret(folder / "grafana/password", read_secret(folder / "admin/password"))
     write_secret(folder / "monitoring/redis.json", json.dumps({"redis://redis:6379": password}))
-    write_secret(
-        folder / "postgres-exporter/password", read_secret(folder / "postgres/monitoring")
-    )
+    write_secret(folder / "postgres-exporter/password", read_secret(folder / "postgres/monitoring"))
 
 
 def take_over(own: Path, folder: Path) -> None:

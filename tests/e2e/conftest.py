@@ -24,6 +24,7 @@ PROJECT = "stack-e2e"
 API_PORT, FLOWER_PORT = "18081", "15556"
 ONE_SHOTS = {"secrets", "settings", "init"}
 LOAD = "load"
+ALERT_ADDRESS = "on-duty@example.org"
 HEALTHY_DEADLINE_S = 240
 SQL = 'PGPASSWORD=$(cat /run/stack/postgres/superuser) psql -h 127.0.0.1 -U postgres -tAd "$1" -c "$2"'
 
@@ -209,7 +210,11 @@ def make_stack(folder: Path, project: str, **settings: str) -> ComposeStack:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "ML_", "WORKER"))}
     env |= {"COMPOSE_PROJECT_NAME": project, "AIRFLOW_IMAGE": f"airflow-celery-stack:{PROJECT}"}
     env |= {"COMPOSE_FILE": "compose.yaml:tests/e2e/compose.yaml", "DAG_REFRESH_S": "5"}
-    env |= {"BUILDKIT_PROGRESS": "plain", "COMPOSE_ANSI": "never"} | settings
+    env |= {
+        "ALERT_EMAIL_TO": ALERT_ADDRESS,
+        "BUILDKIT_PROGRESS": "plain",
+        "COMPOSE_ANSI": "never",
+    } | settings
     scale: tuple[str, ...] = ()
     if not image_is_there(pinned_image("GRAFANA_IMAGE")) and image_is_there(
         "stack-offline/debian:trixie-slim"

@@ -52,7 +52,8 @@ def test_alert_tells_what_how_bad_and_where_to_read_on(name: str):
     assert alert["labels"] == {"severity": alert["labels"]["severity"]}
     assert alert["labels"]["severity"] in ("critical", "warning")
     assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert alert["annotations"]["runbook_url"] == f"monitoring/runbook.md#{name.lower()}"
+    link = f"{{{{ $externalLabels.airflow }}}}/runbook/#{name.lower()}"
+    assert alert["annotations"]["runbook_url"] == link
 
 
 @pytest.mark.parametrize("name", sorted(alerts()))
