@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 
+from tests.browser import PATIENCE_MS, open_page
 from tests.e2e.conftest import ALERT_ADDRESS, FLOWER_PORT, LOAD, ComposeStack
 from tests.e2e.prometheus import (
     Prometheus,
@@ -24,6 +26,7 @@ from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
+JWT = "eyJ"  # how a token begins
 PORTS = {"PROMETHEUS_PORT": "19090", "ALERTMANAGER_PORT": "19093", "MAIL_UI_PORT": "18025"}
 # What has no data after all that is below: name → why. At most one in twenty.
 EXCEPTED: dict[str, str] = {}
@@ -101,6 +104,31 @@ def put_load_on(watched: Watched, backup: Path) -> None:
     watched.wait_for_success("wdbc_scoring", scoring)
 
 
+def test_flower_names_tasks_shows_no_token_and_survives_a_restart_of_redis(
+    watched: Watched, browser: Browser, screenshots: Path
+):
+    """Tasks that ran after it are there as DAG, task and map index, on every page of theirs."""
+    stack, login = watched.stack, ("admin", watched.stack.password)
+    stack.compose("restart", "redis")
+    stack.wait_until_consumed(workers=1)
+    run_id = stack.start_load(count=6, seconds=8)
+    stack.wait_for_running(run_id, 4)
+    [worker] = stack.running("worker")
+    url = f"http://127.0.0.1:{FLOWER_PORT}"
+    node = f"worker@{worker['Config']['Hostname']}"
+    pages = ("/api/tasks", f"/worker/{node}", f"/api/workers?refresh=1&workername={node}")
+    shown = [httpx.get(url + page, auth=login, timeout=30).text for page in pages]
+    assert "load.work[0]" in shown[0]
+    assert "load.work[" in shown[1]
+    assert not [page for page, text in zip(pages, shown, strict=True) if JWT in text]
+
+    page = open_page(browser, f"{url}/tasks", username="admin", password=stack.password)
+    expect(page.get_by_text("load.work[0]").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("execute_workload")).to_have_count(0)
+    page.screenshot(path=screenshots / "flower-tasks.png")
+    assert stack.wait_for_end(run_id) == "success"
+
+
 def test_missed_sla_alerts(watched: Watched):
     """Within a minute of the first miss, on a Prometheus that knows nothing older."""
     mail = watched.wait_for_alert_mail("AirflowSlaMissed")
@@ -167,6 +195,36 @@ def test_every_rule_has_something_to_look_at(watched: Watched):
     )
     print(f"rules: {len(looked) - len(excepted)} of {len(looked)} have data")  # noqa: T201
     assert len(excepted) * 20 <= len(looked)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "path", "text"),
+    [
+        ("prometheus", "/targets", "statsd-exporter:9102"),
+        ("prometheus", "/alerts", "AirflowQueueNotConsumed"),
+        ("alertmanager", "/#/alerts", "AirflowWorkerPoolGone"),
+    ],
+)
+def test_pages_of_the_monitors_show_what_is_wrong(
+    watched: Watched, browser: Browser, screenshots: Path, monitor: str, path: str, text: str
+):
+    """Where the images are the official ones: their equals of Debian packages have no pages."""
+    [container] = watched.stack.running(monitor)
+    if container["Config"]["Labels"].get("stack.offline"):
+        pytest.skip(f"{monitor} of this machine has no pages")
+    page = open_page(browser, f"http://127.0.0.1:{PORTS[f'{monitor.upper()}_PORT']}{path}")
+    expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+    page.screenshot(path=screenshots / f"{monitor}{path.replace('/', '-').replace('#', '')}.png")
+
+
+def test_alert_links_to_its_entry_of_the_runbook(watched: Watched):
+    """As the mail has it; the page opens without a login."""
+    alerts = watched.prometheus.get("alerts")["alerts"]
+    links = {one["annotations"]["runbook_url"] for one in alerts}
+    assert links
+    for link in links:
+        page, _, anchor = link.partition("#")
+        assert f'id="{anchor}"' in httpx.get(page).text, link
 
 
 def test_every_documented_metric_is_sent(watched: Watched):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
+from celery_stack import metrics
 from celery_stack.warm.channel import close_fds, make_pair, receive, send
 from celery_stack.warm.lifelines import die_with_parent
 from celery_stack.warm.sources import Signature, find_change
@@ -218,6 +219,7 @@ def serve(control: socket.socket, parent: int, *, most: int) -> NoReturn:
             signal.signal(name, signal.SIG_IGN)
         gc.disable()
         _drop_files({*STANDARD_FILES, control.fileno()})
+        metrics.reconnect()  # for every task that is forked from here
         _set_title("airflow templates")
         TemplateServer(control, most=most).run()
     except BaseException:
