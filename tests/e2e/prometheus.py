@@ -83,10 +83,16 @@ def panel_expressions() -> dict[str, str]:
 
 
 def rule_expressions() -> dict[str, str]:
-    """Give what each rule looks at: a recorded series itself, an alert's expression without its thresholds."""
+    """Give what each rule looks at: a recorded series itself; an alert's watched series, or that it was raised."""
     recorded = {rule["record"]: rule["record"] for rule in rules() if "record" in rule}
-    alerts = {one["alert"]: THRESHOLD.sub("", one["expr"]) for one in rules() if "alert" in one}
-    return recorded | alerts
+    alerts = {one["alert"]: one["expr"] for one in rules() if "alert" in one}
+    return recorded | {name: watched_series(name, expr) for name, expr in alerts.items()}
+
+
+def watched_series(alert: str, expression: str) -> str:
+    """Give an alert's expression without its thresholds, and without what is there where nothing else is."""
+    bare = THRESHOLD.sub("", expression.partition(" or absent")[0])
+    return f'({bare}) or ALERTS{{alertname="{alert}"}}'
 
 
 def documented_metrics() -> Iterator[str]:
