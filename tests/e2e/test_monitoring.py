@@ -231,6 +231,15 @@ def test_alert_links_to_its_entry_of_the_runbook(watched: Watched):
         assert f'id="{anchor}"' in httpx.get(page).text, link
 
 
+def test_exporter_of_postgres_enters_no_database_of_ours(watched: Watched):
+    """Its role reads statistics, is no superuser, and opens three connections at most."""
+    ask = (
+        "SELECT rolsuper, rolcreaterole, rolconnlimit, has_database_privilege(oid, 'airflow', 'CONNECT'), "
+        "has_database_privilege(oid, 'warehouse', 'CONNECT') FROM pg_roles WHERE rolname = 'monitoring'"
+    )
+    assert watched.stack.sql("postgres", ask) == "f|f|3|f|f"
+
+
 def test_every_documented_metric_is_sent(watched: Watched):
     """But for the exceptions."""
     metrics = {name: name for name in documented_metrics()}
