@@ -89,7 +89,7 @@ def put_load_on(watched: Watched, backup: Path) -> None:
     stack, client = watched.stack, watched.stack.client
     client.wait_for_dag("watched_pool", deadline_s=60)
     client._send("PATCH", "/api/v2/dags/watched_schedule", json={"is_paused": False})
-    for dag_id in ("mail_on_failure", "watched_retry", "watched_sla"):
+    for dag_id in ("mail_on_failure", "watched_retry", "watched_sla", "watched_wait"):
         client.trigger(dag_id)
     ingest = client.trigger("wdbc_ingest")  # waits for a file, deferred
     load = stack.start_load(count=6, seconds=1)

@@ -1,9 +1,10 @@
-"""### What the tests of monitoring watch: a full pool, a retry, a late task of which nobody is told, a task to be lost"""
+"""### What the tests of monitoring watch: a full pool, a retry, a late task of which nobody is told, a file that never comes, a task to be lost"""
 
 from datetime import timedelta
 
 from airflow.sdk import dag, task
 
+from celery_stack.file_wait import FileWait
 from celery_stack.sla import task_sla
 
 COMMON = {
@@ -57,6 +58,18 @@ def watched_sla():
 
 
 @dag(**COMMON)
+def watched_wait():
+    """Deferred for longer than the half minute after which Airflow counts anew."""
+    FileWait(
+        task_id="wait",
+        look=lambda: "/opt/airflow/landing/never/*",
+        poke_interval=5,
+        timeout=60,
+        soft_fail=True,
+    )
+
+
+@dag(**COMMON)
 def watched_loss():
     """Its worker is killed; the retry is far off."""
 
@@ -78,5 +91,5 @@ def watched_schedule():
     tick()
 
 
-for one in (watched_pool, watched_retry, watched_sla, watched_loss, watched_schedule):
+for one in (watched_pool, watched_retry, watched_sla, watched_wait, watched_loss, watched_schedule):
     one()
