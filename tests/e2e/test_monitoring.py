@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser import PATIENCE_MS, open_page
-from tests.e2e.conftest import ALERT_ADDRESS, FLOWER_PORT, LOAD, ComposeStack
+from tests.e2e.conftest import ALERT_ADDRESS, API_PORT, FLOWER_PORT, LOAD, ComposeStack
 from tests.e2e.prometheus import (
     Prometheus,
     documented_metrics,
@@ -46,6 +46,10 @@ class Watched:
         url = f"http://127.0.0.1:{PORTS['MAIL_UI_PORT']}/api/v1/messages"
         found: list[dict[str, Any]] = httpx.get(url, params={"limit": 500}).json()["messages"]
         return found
+
+    def html_of(self, mail: dict[str, Any]) -> str:
+        url = f"http://127.0.0.1:{PORTS['MAIL_UI_PORT']}/api/v1/message/{mail['ID']}"
+        return str(httpx.get(url).json()["HTML"])
 
     def wait_for_alert_mail(self, alert: str, *, deadline_s: float = 90) -> dict[str, Any]:
         """Wait until `alert` fires and a mail that says so is there; give it."""
@@ -133,11 +137,17 @@ def test_flower_names_tasks_shows_no_token_and_survives_a_restart_of_redis(
     assert stack.wait_for_end(run_id) == "success"
 
 
-def test_missed_sla_alerts(watched: Watched):
-    """Within a minute of the first miss, on a Prometheus that knows nothing older."""
+def test_missed_sla_alerts(watched: Watched, browser: Browser, screenshots: Path):
+    """The first miss of a task, on a young Prometheus; the mail says what, and where to read on."""
     mail = watched.wait_for_alert_mail("AirflowSlaMissed")
     assert [to["Address"] for to in mail["To"]] == [ALERT_ADDRESS]
     assert mail["From"]["Address"] == "airflow@example.org"
+    html = watched.html_of(mail)
+    assert "SLA of DAG watched_sla, slow, missed" in html
+    assert f"http://localhost:{API_PORT}/runbook/#airflowslamissed" in html
+    page = browser.new_page(viewport={"width": 760, "height": 640})
+    page.set_content(html)
+    page.screenshot(path=screenshots / "alert-mail.png")
 
 
 def test_full_pool_alerts(watched: Watched):
