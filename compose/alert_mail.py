@@ -40,7 +40,7 @@ def write_alert_mail(folder: Path, routes: Path, settings: Settings) -> None:
         write_secret(own / "smtp_password", mail["password"])
     else:
         (own / "smtp_password").unlink(missing_ok=True)
-    write_secret(own / "alertmanager.yml", json.dumps(content, indent=1))  # JSON is YAML
+    write_secret(own / "alertmanager.json", json.dumps(content, indent=1))  # JSON is YAML
 
 
 def _server(mail: dict[str, Any], settings: Settings) -> dict[str, Any]:

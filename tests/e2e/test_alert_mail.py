@@ -94,7 +94,7 @@ def test_alert_is_mailed_after_a_login(
     own.chmod(0o755)
     for file in own.iterdir():
         file.chmod(0o444)  # with Docker they are its user's own
-    file = "/run/stack/alertmanager/alertmanager.yml"
+    file = "/run/stack/alertmanager/alertmanager.json"
     ca = f"{certificates}/ca.pem:/etc/ssl/certs/ca-certificates.crt:ro"
     mounts = ("--volume", f"{own}:/run/stack/alertmanager:ro", "--volume", ca)
     start(

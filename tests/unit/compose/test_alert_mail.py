@@ -22,7 +22,7 @@ LOGIN = {"SMTP_HOST": "mx.example.org", "SMTP_USER": "me"}
 
 def configuration(folder: Path, **env: str) -> dict[str, Any]:
     write_alert_mail(folder, ROUTES, Settings.from_env(env))
-    content: dict[str, Any] = json.loads((folder / "alertmanager/alertmanager.yml").read_text())
+    content: dict[str, Any] = json.loads((folder / "alertmanager/alertmanager.json").read_text())
     return content
 
 
@@ -110,6 +110,6 @@ def test_what_alertmanager_cannot_use_is_refused_with_one_line(
 def test_configuration_is_one_of_alertmanagers(tmp_path: Path, env: dict[str, str]):
     """As it reads it itself."""
     configuration(tmp_path, **env)
-    command = ["amtool", "check-config", str(tmp_path / "alertmanager/alertmanager.yml")]
+    command = ["amtool", "check-config", str(tmp_path / "alertmanager/alertmanager.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
