@@ -102,6 +102,8 @@ def put_load_on(watched: Watched, backup: Path) -> None:
     assert saved.returncode == 0, saved.stderr
     assert stack.wait_for_end(load) == "success"
     watched.wait_for_success("wdbc_training", training)
+    # What was ingested meanwhile would be trained on again, and `cpu_train` has other guests to come.
+    client._send("PATCH", "/api/v2/dags/wdbc_training", json={"is_paused": True})
     client.trigger("wdbc_generate")
     watched.wait_for_success("wdbc_ingest", ingest)
     watched.wait_for_success("wdbc_scoring", client.trigger("wdbc_scoring"))
