@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUMS = ("chromium", "google-chrome")
 # No sandbox: root has none, and neither has a container. No errands of its own either.
@@ -20,6 +20,7 @@ def running_browser() -> Iterator[Browser]:
     """Run the first Chromium of the PATH."""
     path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     assert path, "expected chromium on the PATH, found none. On Debian: apt-get install chromium"
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         yield browser

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import PATIENCE_MS, open_page
+from tests.browser import open_page
 from tests.e2e.conftest import ALERT_ADDRESS, API_PORT, FLOWER_PORT, LOAD, ComposeStack
 from tests.e2e.prometheus import (
     Prometheus,
@@ -133,7 +133,7 @@ def test_flower_names_tasks_shows_no_token_and_survives_a_restart_of_redis(
         assert JWT not in shown, path
 
     page = open_page(browser, f"{url}/tasks", username="admin", password=stack.password)
-    expect(page.get_by_text("load.work[0]").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("load.work[0]").first).to_be_visible()
     expect(page.get_by_text("execute_workload")).to_have_count(0)
     page.screenshot(path=screenshots / "flower-tasks.png")
     assert stack.wait_for_end(run_id) == "success"
@@ -229,7 +229,7 @@ def test_pages_of_the_monitors_show_what_is_wrong(
     if container["Config"]["Labels"].get("stack.offline"):
         pytest.skip(f"{monitor} of this machine has no pages")
     page = open_page(browser, f"http://127.0.0.1:{PORTS[f'{monitor.upper()}_PORT']}{path}")
-    expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text(text).first).to_be_visible()
     page.screenshot(path=screenshots / f"{monitor}{path.replace('/', '-').replace('#', '')}.png")
 
 

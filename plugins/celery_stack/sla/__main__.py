@@ -13,18 +13,14 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from airflow.configuration import conf
 from sqlalchemy.engine import make_url
-from statsd import StatsClient
 
 from celery_stack.settings import SettingError, Settings
 from celery_stack.sla import monitor
 from celery_stack.sla.conversation import SmtpServer
-from celery_stack.sla.metrics import Metrics, Statsd
-from celery_stack.sla.patient_statsd import PatientStatsd
 
 
 def main() -> int:
@@ -69,7 +65,6 @@ def read_config(env: Mapping[str, str], *, heartbeat: Path | None) -> monitor.Co
         callback_env=callback_environment(env),
         log_folder=folder if folder.is_dir() else None,
         heartbeat=heartbeat,
-        metrics=Metrics(statsd_client()),
     )
 
 
@@ -78,19 +73,6 @@ def read_smtp(env: Mapping[str, str]) -> SmtpServer | None:
     options = json.loads(env.get("AIRFLOW__SECRETS__BACKEND_KWARGS") or "{}")
     file = options.get("connections_file_path")
     return SmtpServer.from_connection_file(Path(file)) if file else None
-
-
-def statsd_client() -> Statsd | None:
-    """Give the client that sends where Airflow sends; None where its metrics are off."""
-    if not conf.getboolean("metrics", "statsd_on"):
-        return None
-    connect = partial(
-        StatsClient,  # asks for the server's address at once, and raises without one
-        host=conf.get_mandatory_value("metrics", "statsd_host"),
-        port=conf.getint("metrics", "statsd_port"),
-        prefix=conf.get_mandatory_value("metrics", "statsd_prefix"),
-    )
-    return PatientStatsd(connect)
 
 
 def callback_environment(env: Mapping[str, str]) -> dict[str, str]:

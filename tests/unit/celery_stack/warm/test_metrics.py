@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from celery_stack import metrics
-from tests.unit.celery_stack.exporter import Exporter
+from tests.exporter import Exporter
 from tests.unit.celery_stack.warm.conftest import Worker
 
 TELLS = """
@@ -18,18 +16,14 @@ os.register_at_fork(after_in_child=lambda: metrics.count("told.by.a.task"))
 
 
 @pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exporter]:
+def way_out(exporter: Exporter) -> Exporter:
     """Give an exporter that this process, the worker, has a way to."""
-    exporter = Exporter()
-    for name, value in {"ON": "True", "HOST": "127.0.0.1", "PORT": str(exporter.port)}.items():
-        monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
     metrics.connect()
-    yield exporter
-    exporter.close()
+    return exporter
 
 
-def test_task_of_a_template_tells_the_exporter(exporter: Exporter, worker: Worker):
+def test_task_of_a_template_tells_the_exporter(way_out: Exporter, worker: Worker):
     """Through a socket of the template server's own."""
     worker.write("tells", top=TELLS)
     worker.wait_for_task("tells")
-    assert set(exporter.wait_for("airflow.told")) == {"airflow.told.by.a.task:1|c"}
+    assert set(way_out.wait_for("airflow.told")) == {"airflow.told.by.a.task:1|c"}
