@@ -64,7 +64,7 @@ images-offline:  ## Build equals of the third-party images, where no image regis
 	@compose/images/offline/build
 
 e2e: .venv/.ready  ## The Compose stack from a clean clone, on a real engine
-	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
+	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery monitoring cardinality alert_mail,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
 
 ##@ Checks
 test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a stack of its own

@@ -43,6 +43,12 @@ def connect() -> None:
     _client()
 
 
+def reconnect() -> None:
+    """Open a way to the exporter of this process's own: one that dropped what it inherited has lost it."""
+    _exporter.cache_clear()
+    connect()
+
+
 def _client() -> StatsClient | None:
     """Give the client of this process; None where metrics are off, or their exporter has no address yet."""
     env = os.environ

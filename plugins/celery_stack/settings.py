@@ -208,6 +208,13 @@ class Settings(BaseModel):
         description="E-mail address of the sender.",
     )
 
+    ALERT_EMAIL_TO: str = Field(
+        "",
+        pattern=f"^{_ADDRESS}( *, *{_ADDRESS})*$",
+        json_schema_extra={"expected": "addresses such as ops@example.org, comma-separated"},
+        description="Who is told of alerts (Docker), comma-separated; unset: ADMIN_EMAIL.",
+    )
+
     # SLAs and failure e-mails (celery_stack.sla).
     SLA_EMAIL_TO: str = Field(
         "",

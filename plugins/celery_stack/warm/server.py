@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
+from celery_stack import metrics
 from celery_stack.warm.channel import close_fds, make_pair, receive, send
 from celery_stack.warm.lifelines import die_with_parent
 from celery_stack.warm.sources import Signature, find_change
@@ -206,6 +207,7 @@ def serve(control: socket.socket, guardian: int, *, most: int) -> NoReturn:
     code = 1
     try:
         die_with_parent(guardian)
+        metrics.reconnect()  # for every task that is forked from here
         set_title("airflow templates")
         TemplateServer(control, most=most).run()
         code = 0
