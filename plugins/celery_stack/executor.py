@@ -16,8 +16,9 @@ from celery_stack.task_label import label_messages
 class StackCeleryExecutor(CeleryExecutor):
     """CeleryExecutor whose scheduler is woken when something happens, and that outlives what happens to Redis.
 
-    Its messages say when they were published, and what they are. While Redis gives no answer it keeps what is to be published, which
-    stock fails, and does without results, for which stock's scheduler ends. What Redis lost it publishes again.
+    Its messages say when they were published, and what they are. While Redis gives no answer it keeps what is to be
+    published, which stock fails, and does without results, for which stock's scheduler ends. What Redis lost it
+    publishes again.
     """
 
     _broker: Broker | None = None
