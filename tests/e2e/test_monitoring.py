@@ -174,6 +174,16 @@ def test_queue_that_nobody_consumes_alerts(watched: Watched):
     watched.wait_for_alert_mail("AirflowWorkerNotConsuming")
 
 
+def test_lost_messages_alert(watched: Watched):
+    """Redis forgets a queue whose one task waits; the scheduler publishes it again."""
+    forget = (
+        "PASSWORD=$(sed -n 's/^requirepass \"\\(.*\\)\"$/\\1/p' /run/stack/redis/redis.conf); "
+        "REDISCLI_AUTH=$PASSWORD redis-cli del default"
+    )
+    assert watched.stack.compose("exec", "-T", "redis", "sh", "-c", forget).strip() == "1"
+    watched.wait_for_alert_mail("AirflowMessagesLost", deadline_s=120)
+
+
 def test_killed_worker_alerts(watched: Watched):
     """The last one of its pool: that it is gone, and the task that went with it."""
     stack = watched.stack
