@@ -35,6 +35,7 @@ class ComposeStack:
     folder: Path
     env: dict[str, str]
     scale: tuple[str, ...] = ()
+    dag: str = LOAD
 
     def run(
         self, *command: str, deadline_s: float = 300, **settings: str
@@ -129,7 +130,7 @@ class ComposeStack:
             lambda: status_of(f"{url}/api/v2/version"), lambda status: status == 200, deadline_s=120
         )
         client = AirflowClient(url, user="admin", password=self.password)
-        client.wait_for_dag(LOAD, deadline_s=60)
+        client.wait_for_dag(self.dag, deadline_s=60)
         return client
 
     def start_load(self, count: int, seconds: float) -> str:
