@@ -11,7 +11,7 @@ SERVICE ?=
 DAGS ?= dags
 
 # What needs no stack: first, because a mistake shows at once, and on two cores.
-WITHOUT_STACK = not e2e and not warm and not sla and not chaos and not integration
+WITHOUT_STACK = not e2e and not warm and not sla and not faults and not chaos and not integration
 
 QUICK_FAULTS = worker-kill-write redis-kill postgres-restart scheduler-kill scale-down
 
@@ -91,6 +91,9 @@ test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each
 test-sla: .venv/.ready  ## Missed SLAs: records, mails, callbacks, whatever was down meanwhile
 	@$(BIN)/pytest -m sla tests/sla $(PYTEST_ARGS)
 
+test-faults: .venv/.ready  ## Faults, bad input and strangers, tried on a stack: nothing is lost
+	@$(BIN)/pytest -m faults tests/faults $(PYTEST_ARGS)
+
 test-stock: .venv/.ready  ## Airflow's example DAGs on both paths, then integration of tasks with every warm piece off
 	@$(BIN)/pytest -m warm tests/warm/test_examples.py $(PYTEST_ARGS)
 	@WARM_IMPORTS=none WARM_SUPERVISOR=off WARM_TEMPLATES=0 WAKE_SCHEDULER=off $(BIN)/pytest -m 'integration and not either_path' $(PYTEST_ARGS)
@@ -134,4 +137,5 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-sla test-stock check-dags bench bench-io bench-isolation bench-model bench-threads chaos chaos-quick setup lock clean
+  test test-writes test-warm test-sla test-faults test-stock check-dags chaos chaos-quick \
+  bench bench-io bench-isolation bench-model bench-threads setup lock clean

@@ -123,8 +123,14 @@ class Settings(BaseModel):
         le=604800,
         description="Seconds after which Redis redelivers a task whose worker vanished; longer than the longest task.",
     )
+    MESSAGE_CHECK_S: int = Field(
+        15,
+        ge=0,
+        le=3600,
+        description="Seconds between two looks for queued tasks whose messages Redis lost; what two looks miss is published again; 0 for never.",
+    )
     HEARTBEAT_TIMEOUT_S: int = Field(
-        60,
+        45,
         ge=20,
         le=3600,
         description="Seconds without a sign of life after which a running task counts as lost and is retried.",

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 TASKS = int(os.environ.get("TASKS") or "300")
 CHOSEN = (os.environ.get("FAULT") or " ".join(FAULTS)).split()
 SHARES = {"noop": 0.5, "nap": 0.17, "train": 0.08}
-ENDS_WITHIN_S = 400
+ENDS_WITHIN_S = 240
 DONE_BEFORE = 0.15
 GIVEN_UP = """
 SELECT extract(epoch FROM min(end_date)) FROM task_instance_history

@@ -140,7 +140,8 @@ def stack_environment(home: Path, **settings: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[RunningStack]:
     """Start the whole topology with two workers, and stop it at the end."""
-    settings = {"PARALLELISM": str(PARALLELISM)}
+    # Tests take messages out of Redis, to see what is said of it.
+    settings = {"PARALLELISM": str(PARALLELISM), "MESSAGE_CHECK_S": "600"}
     with running_stack(REPO / ".stack-test", "worker=2", **settings) as stack:
         yield stack
 

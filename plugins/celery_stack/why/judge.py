@@ -299,7 +299,7 @@ def _taker_gone(facts: Facts) -> Reason | None:
     return Reason(
         Code.TAKER_GONE,
         f"A worker took it at {_time(taken_at)} and is gone; Redis delivers it again "
-        "VISIBILITY_TIMEOUT_S later: clear the task to run it now.",
+        "VISIBILITY_TIMEOUT_S later. The scheduler publishes it again after a minute; clear the task if it does not.",
     )
 
 
@@ -315,7 +315,7 @@ def _lost(facts: Facts) -> Reason:
     return Reason(
         Code.LOST,
         f"It is lost: queued for {_seconds(_waited(facts))}, but neither in Redis nor at a worker. "
-        "Clear the task to publish it again; else that happens after TASK_QUEUED_TIMEOUT_S.",
+        "The scheduler publishes it again after two looks, MESSAGE_CHECK_S apart. Clear the task if it does not.",
     )
 
 

@@ -175,7 +175,7 @@ def queued(broker: Broker, waited: timedelta = MINUTE) -> Facts:
         (
             queued(Broker(), timedelta(minutes=26)),
             Code.LOST,
-            "It is lost: queued for 26 min, but neither in Redis nor at a worker. Clear the task",
+            "It is lost: queued for 26 min, but neither in Redis nor at a worker. The scheduler",
         ),
         (
             replace(FREE, state="running", worker="worker-1", started_at=NOW - MINUTE),

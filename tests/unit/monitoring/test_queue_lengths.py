@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import pytest
 import redis
 
 from compose.home import REPO
-from compose.servers import find_redis
-from tests.waiting import wait_for
+from tests.redis_server import running_redis
 
 SCRIPT = REPO / "monitoring/redis/queues.lua"
 
@@ -20,13 +18,8 @@ SCRIPT = REPO / "monitoring/redis/queues.lua"
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[redis.Redis]:
     """A Redis of the test's own, on a socket."""
-    path = tmp_path / "redis.sock"
-    options = ["--port", "0", "--unixsocket", str(path), "--dir", str(tmp_path), "--save", ""]
-    with subprocess.Popen([find_redis(), *options], stdout=subprocess.DEVNULL) as server:
-        wait_for(path.exists, bool, deadline_s=30)
-        with redis.Redis(unix_socket_path=str(path), decode_responses=True) as client:
-            yield client
-        server.terminate()
+    with running_redis(tmp_path) as client:
+        yield client
 
 
 def lengths(broker: redis.Redis) -> dict[str, int]:
