@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from tests.chaos.scene import Scene, cut, docker, kill_hard
+from tests.chaos.scene import WORKERS, Scene, cut, docker, kill_hard
+from tests.waiting import wait_for
 
 CONTROL = ("scheduler", "triggerer", "dag-processor", "api-server")
 
@@ -57,6 +59,13 @@ def kill_writing_worker(scene: Scene) -> None:
 @fault("worker-kill-train", "worker SIGKILL: in the middle of training")
 def kill_training_worker(scene: Scene) -> None:
     kill_hard([scene.container_of(scene.wait_for_open("train"))])
+
+
+@fault("worker-oom", "task process OOM-killed")
+def eat_memory(scene: Scene) -> None:
+    order = scene.ledger / "eat"
+    order.touch()
+    wait_for(order.exists, lambda there: not there, deadline_s=60)
 
 
 @fault("worker-frozen", "worker frozen 120 s, then continued")
@@ -157,11 +166,26 @@ for server, label in (("redis", "Redis"), ("api-server", "api-server"), ("postgr
         )
 
 
+def fill_disk(place: str) -> Callable[[Scene], None]:
+    def strike(scene: Scene) -> None:
+        file = f"/opt/airflow/{place}/filler"
+        inside = ("exec", "-T", "worker", "sh", "-c")
+        fill = f"dd if=/dev/zero of={file} bs=1M 2>/dev/null || dd if=/dev/zero of={file}2 bs=512 2>/dev/null || true"
+        scene.stack.compose(*inside, fill)
+        hold(30)
+        scene.stack.compose(*inside, f"rm -f {file} {file}2")
+
+    return strike
+
+
+fault("disk-logs", "disk full 30 s: task logs")(fill_disk("logs"))
+fault("disk-artifacts", "disk full 30 s: artifacts")(fill_disk("artifacts"))
+
+
 @fault("compose-kill", "`docker compose kill`, then up")
 def kill_everything(scene: Scene) -> None:
     scene.stack.compose("kill")
-    done = scene.stack.up(workers=4)
-    assert done.returncode == 0, done.stderr
+    scene.up(WORKERS)
 
 
 @fault("scale", "scale 4→1→4 every 20 s for 3 min")
@@ -170,18 +194,43 @@ def scale_down_and_up(scene: Scene) -> None:
     workers = 4
     while time.monotonic() < end or workers != 4:
         workers = 5 - workers
-        done = scene.stack.up(workers=workers)
-        assert done.returncode == 0, done.stderr
+        scene.up(workers)
         hold(20)
 
 
 @fault("scale-down", "scale 4→1")
 def scale_down(scene: Scene) -> None:
     scene.wait_for_open("nap")
-    done = scene.stack.up(workers=1)
-    assert done.returncode == 0, done.stderr
+    scene.up(1)
+
+
+@fault("upgrade", "rolling upgrade with changed DAGs, and back")
+def upgrade_and_go_back(scene: Scene) -> None:
+    folder = scene.stack.folder
+    mixed, canary = folder / "tests/chaos/dags/mixed.py", folder / "dags/queue_canary.py"
+    before = {file: file.read_text() for file in (mixed, canary)}
+    for text in (before[mixed].replace("CODE = 1", "CODE = 2"), before[mixed]):
+        replace_file(mixed, text)
+        replace_file(canary, before[canary] + ("" if text == before[mixed] else "# newer\n"))
+        scene.stack.compose("build", "secrets")
+        scene.up(WORKERS)
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Put a new file in the place of the old one: nobody reads half of it."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+SCHEDULERS = """
+SELECT count(*) FROM job WHERE job_type = 'SchedulerJob' AND state = 'running'
+AND latest_heartbeat > now() - interval '15 s'
+"""
 
 
 @fault("two-schedulers", "two schedulers, one killed")
 def kill_one_of_two_schedulers(scene: Scene) -> None:
+    scene.up(WORKERS, "scheduler=2")
+    wait_for(lambda: scene.stack.sql("airflow", SCHEDULERS), lambda n: n == "2", deadline_s=90)
     kill_hard([scene.one("scheduler")])

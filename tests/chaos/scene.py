@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,12 @@ class Scene:
     def one(self, service: str) -> Container:
         """Give a running container of `service`."""
         return self.stack.running(service)[0]
+
+    def up(self, workers: int, *scale: str) -> None:
+        """Bring the stack to so many workers, and to a `service=number` where another is given."""
+        more = tuple(word for given in scale for word in ("--scale", given))
+        done = replace(self.stack, scale=self.stack.scale + more).up(workers)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def redis(self, *words: str) -> str:
         """Run a command of Redis."""

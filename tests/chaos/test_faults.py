@@ -38,15 +38,17 @@ def mix(tasks: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_fault_loses_and_doubles_nothing(stack: ComposeStack, name: str):
+def test_fault_loses_and_doubles_nothing(stack: ComposeStack, name: str) -> None:
     counts = mix(TASKS)
+    if len(stack.running("worker")) != WORKERS or len(stack.running("scheduler")) != 1:
+        assert stack.up(WORKERS).returncode == 0
     stack.wait_until_consumed(workers=WORKERS)
     scene = Scene(stack, stack.client.trigger(DAG, counts))
     scene.wait_for_progress(int(TASKS * DONE_BEFORE))
     struck_at = time.time()
     FAULTS[name].strike(scene)
     healed_at = time.time()
-    state = end_of_run(scene)
+    state = end_of_run(scene) + changed_code(scene)
     row = judge(scene, name, counts, state, struck_at=struck_at, healed_at=healed_at)
     print(write_row(row))  # noqa: T201 - the table is what this is for
     assert (row.lost, row.doubled, row.state) == (0, 0, "success")
@@ -63,6 +65,12 @@ def end_of_run(scene: Scene) -> str:
         return wait_for(look, lambda s: s in ("success", "failed"), deadline_s=ENDS_WITHIN_S)
     except AssertionError:
         return look()
+
+
+def changed_code(scene: Scene) -> str:
+    """Say how many executions ended on other code than they began with."""
+    changed = [e for e in scene.executions() if e.code_at_end not in (None, e.code)]
+    return f", {len(changed)} on changed code" if changed else ""
 
 
 def judge(
