@@ -50,7 +50,7 @@ def test_fault_loses_and_doubles_nothing(stack: ComposeStack, name: str) -> None
     healed_at = time.time()
     state = end_of_run(scene) + changed_code(scene)
     row = judge(scene, name, counts, state, struck_at=struck_at, healed_at=healed_at)
-    print(write_row(row))  # noqa: T201 - the table is what this is for
+    print(write_row(row, stack.env["CODE_VERSION"]))  # noqa: T201 - the table is what this is for
     assert (row.lost, row.doubled, row.state) == (0, 0, "success")
 
 
