@@ -67,7 +67,7 @@ images-offline:  ## Build equals of the third-party images, where no image regis
 e2e: .venv/.ready  ## The Compose stack from a clean clone, on a real engine
 	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
 
-chaos: .venv/.ready  ## Faults on a Compose stack under load, into tests/chaos/RESULTS.md; root (FAULT="redis-kill scale" TASKS=60)
+chaos: .venv/.ready  ## Faults on a Compose stack under load, into tests/chaos/RESULTS.md (FAULT="redis-kill scale" TASKS=60)
 	@FAULT='$(FAULT)' TASKS=$(or $(TASKS),300) $(BIN)/pytest -m chaos -s tests/chaos $(PYTEST_ARGS)
 
 chaos-quick: .venv/.ready  ## A handful of the faults, few tasks, some six minutes

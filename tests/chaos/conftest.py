@@ -24,7 +24,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
 
     To work on the tests: CHAOS_KEEP names a folder for the clone, and the stack stays.
     """
-    assert os.geteuid() == 0, "Expected root: processes and networks of containers are hurt."
     kept = os.environ.get("CHAOS_KEEP")
     folder = copy_checkout(Path(kept) if kept else tmp_path_factory.mktemp("clone"))
     (folder / "ledger").mkdir(exist_ok=True)

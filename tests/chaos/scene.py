@@ -1,13 +1,8 @@
-"""A stack with a mixed load on it, and the ways to hurt it.
-
-Processes are killed and networks cut from outside, as root: what `docker kill` stops, Docker does not
-start again, and a crash it does.
-"""
+"""A stack with a mixed load on it, and the ways to hurt it."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +17,8 @@ from tests.waiting import wait_for
 DAG = "mixed"
 WORKERS = 4
 WORKER_SERVICES = ("worker", "worker-cpu-train")
+
+KILL = "import os, sys; [os.kill(int(pid), 9) for pid in sys.argv[1:]]"
 
 Container = dict[str, Any]
 
@@ -86,9 +83,16 @@ def runs(container: Container) -> bool:
 
 
 def kill_hard(containers: list[Container]) -> None:
-    """SIGKILL the first process of each, and with it all others; Docker sees a crash."""
-    for container in containers:
-        os.kill(container["State"]["Pid"], signal.SIGKILL)
+    """SIGKILL the first process of each, and with it all others.
+
+    A container of its own does it, among the processes of the host: what `docker kill` ends, Docker
+    does not start again; this it takes for the crash that it is.
+    """
+    pids = [str(container["State"]["Pid"]) for container in containers]
+    among_all = ("run", "--rm", "--pid", "host", "--user", "0", "--network", "none")
+    docker(
+        *among_all, "--entrypoint", "python", containers[0]["Config"]["Image"], "-c", KILL, *pids
+    )
 
 
 def docker(*words: str) -> str:
@@ -105,7 +109,8 @@ def addresses(containers: list[Container]) -> list[str]:
 
 
 def cut(workers: list[Container], servers: list[Container]) -> Callable[[], None]:
-    """Drop silently what goes between workers and servers; give what undoes it."""
+    """Drop silently what goes between workers and servers; give what undoes it. Takes root."""
+    assert os.geteuid() == 0, "Expected root, which cuts the networks of containers. Use sudo."
     rules = [
         (str(worker["State"]["Pid"]), chain, flag, address)
         for worker in workers
