@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from compose.home import REPO
 from tests.chaos.scene import WORKERS, Scene, cut, docker, kill_hard
 from tests.waiting import wait_for
 
@@ -23,6 +25,8 @@ class Fault:
 
 
 FAULTS: dict[str, Fault] = {}
+ALONE = {"engine"}
+"""Tried when they are named: whatever else runs on this machine's engine suffers too."""
 
 
 def fault(name: str, what: str) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
@@ -214,6 +218,12 @@ def upgrade_and_go_back(scene: Scene) -> None:
         replace_file(canary, before[canary] + ("" if text == before[mixed] else "# newer\n"))
         scene.stack.compose("build", "secrets")
         scene.up(WORKERS)
+
+
+@fault("engine", "engine stopped and started")
+def restart_engine(scene: Scene) -> None:
+    for word in ("stop", "start"):
+        subprocess.run([".ci/docker-engine", word], cwd=REPO, check=True)
 
 
 def replace_file(file: Path, text: str) -> None:
