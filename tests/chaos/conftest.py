@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.ledger import EFFECTS
-from tests.chaos.results import tried_commit
 from tests.chaos.scene import DAG, WORKERS
 from tests.e2e.conftest import ComposeStack, copy_checkout, make_stack
 
@@ -29,7 +28,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     (folder / "ledger").mkdir(exist_ok=True)
     (folder / "ledger").chmod(0o777)
     own = {"COMPOSE_FILE": FILES, "AIRFLOW_IMAGE": f"airflow-celery-stack:{PROJECT}"}
-    own |= {"CODE_VERSION": tried_commit()}
     made = make_stack(folder, PROJECT, API_PORT="18083", FLOWER_PORT="15558", **own)
     stack = replace(made, dag=DAG)
     down = ("docker", "compose", "down", "--volumes", "--remove-orphans", "--timeout", "5")
@@ -39,7 +37,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
         stack.compose("build", "secrets")
         started = stack.up(workers=WORKERS)
         assert started.returncode == 0, started.stdout + started.stderr
-        stack.wait_until_consumed(workers=WORKERS)
+        stack.wait_until_consumed(workers=WORKERS, deadline_s=300)
         stack.sql("warehouse", EFFECTS)
         yield stack
     finally:

@@ -13,13 +13,14 @@ import pytest
 
 from tests.chaos import ledger
 from tests.chaos.faults import ALONE, FAULTS
-from tests.chaos.results import Row, write_row
+from tests.chaos.results import Row, tried_commit, write_row
 from tests.chaos.scene import DAG, WORKERS, Scene
 from tests.e2e.conftest import ComposeStack
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
+COMMIT = tried_commit()
 TASKS = int(os.environ.get("TASKS") or "300")
 CHOSEN = (os.environ.get("FAULT") or " ".join(name for name in FAULTS if name not in ALONE)).split()
 SHARES = {"noop": 0.5, "nap": 0.17, "train": 0.08}
@@ -40,9 +41,7 @@ def mix(tasks: int) -> dict[str, int]:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_fault_loses_and_doubles_nothing(stack: ComposeStack, name: str) -> None:
     counts = mix(TASKS)
-    if len(stack.running("worker")) != WORKERS or len(stack.running("scheduler")) != 1:
-        assert stack.up(WORKERS).returncode == 0
-    stack.wait_until_consumed(workers=WORKERS)
+    as_it_was(stack)
     scene = Scene(stack, stack.client.trigger(DAG, counts))
     scene.wait_for_progress(int(TASKS * DONE_BEFORE))
     struck_at = time.time()
@@ -50,8 +49,19 @@ def test_fault_loses_and_doubles_nothing(stack: ComposeStack, name: str) -> None
     healed_at = time.time()
     state = end_of_run(scene) + changed_code(scene)
     row = judge(scene, name, counts, state, struck_at=struck_at, healed_at=healed_at)
-    print(write_row(row, stack.env["CODE_VERSION"]))  # noqa: T201 - the table is what this is for
+    print(write_row(row, COMMIT))  # noqa: T201 - the table is what this is for
     assert (row.lost, row.doubled, row.state) == (0, 0, "success")
+
+
+def as_it_was(stack: ComposeStack) -> None:
+    """Undo what the fault before left: every container runs, as many as there were."""
+
+    def running() -> tuple[int, int]:
+        return len(stack.running("worker")), len(stack.running("scheduler"))
+
+    if running() != (WORKERS, 1):
+        assert stack.up(WORKERS).returncode == 0
+    wait_for(running, lambda found: found == (WORKERS, 1), deadline_s=60)
 
 
 def end_of_run(scene: Scene) -> str:

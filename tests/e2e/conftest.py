@@ -102,7 +102,7 @@ class ComposeStack:
     def wait_until_healthy(self) -> None:
         wait_for(self.unhealthy, lambda states: not states, deadline_s=HEALTHY_DEADLINE_S)
 
-    def wait_until_consumed(self, workers: int) -> None:
+    def wait_until_consumed(self, workers: int, deadline_s: float = 120) -> None:
         """Wait until `workers` processes consume `default` and `pg_io`, and nobody is dumb."""
 
         def consumers() -> str:
@@ -111,7 +111,7 @@ class ComposeStack:
         wait_for(
             consumers,
             lambda table: table.count(" default, pg_io ") == workers and "nothing" not in table,
-            deadline_s=120,
+            deadline_s=deadline_s,
         )
 
     @property

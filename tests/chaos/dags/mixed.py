@@ -116,7 +116,7 @@ def mixed():
 
         def rows():
             for line in range(LINES):
-                time.sleep(0.2)
+                time.sleep(0.5)
                 yield {"run_id": run_id, "number": number, "line": line, "value": number * line}
 
         with counted():
