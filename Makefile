@@ -68,10 +68,10 @@ e2e: .venv/.ready  ## The Compose stack from a clean clone, on a real engine
 	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
 
 chaos: .venv/.ready  ## Faults on a Compose stack under load, into tests/chaos/RESULTS.md (FAULT="redis-kill scale" TASKS=60)
-	@FAULT='$(FAULT)' TASKS=$(or $(TASKS),300) $(BIN)/pytest -m chaos -s tests/chaos $(PYTEST_ARGS)
+	@FAULT='$(FAULT)' TASKS=$(or $(TASKS),300) RECORD=1 $(BIN)/pytest -m chaos -s tests/chaos $(PYTEST_ARGS)
 
-chaos-quick: .venv/.ready  ## A handful of the faults, few tasks, some six minutes
-	@$(MAKE) chaos TASKS=$(or $(TASKS),60) FAULT='$(QUICK_FAULTS)'
+chaos-quick: .venv/.ready  ## A handful of them with few tasks, some six minutes; records nothing
+	@FAULT='$(QUICK_FAULTS)' TASKS=$(or $(TASKS),60) $(BIN)/pytest -m chaos -s tests/chaos $(PYTEST_ARGS)
 
 ##@ Checks
 test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a stack of its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,19 +69,18 @@ class Row:
         ]
 
 
-def line_of(cells: list[str]) -> str:
+def line_of(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write_row(row: Row, commit: str) -> str:
-    """Put the row into the file; give its line."""
+def write_row(row: Row, commit: str) -> None:
+    """Put the row into the file."""
     lines = FILE.read_text().splitlines() if FILE.exists() else []
     known = {line.split("|")[2].strip(" `"): line for line in lines if line.startswith("| ")}
     known[row.name] = line_of(row.cells(commit))
-    table = [line_of(list(COLUMNS)), "|---" * len(COLUMNS) + "|"]
+    table = [line_of(COLUMNS), "|---" * len(COLUMNS) + "|"]
     table += [known[name] for name in FAULTS if name in known]
     FILE.write_text("\n".join([HEAD, *table, ""]))
-    return known[row.name]
 
 
 def machine() -> str:
