@@ -28,7 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     (folder / "ledger").mkdir(exist_ok=True)
     (folder / "ledger").chmod(0o777)
     own = {"COMPOSE_FILE": FILES, "AIRFLOW_IMAGE": f"airflow-celery-stack:{PROJECT}"}
-    made = make_stack(folder, PROJECT, API_PORT="18083", FLOWER_PORT="15558", **own)
+    made = make_stack(folder, PROJECT, API_PORT="18483", FLOWER_PORT="15885", **own)
     stack = replace(made, dag=DAG)
     down = ("docker", "compose", "down", "--volumes", "--remove-orphans", "--timeout", "5")
     if not kept:
