@@ -79,8 +79,14 @@ def write_row(row: Row, commit: str) -> None:
     known = {line.split("|")[2].strip(" `"): line for line in lines if line.startswith("| ")}
     known[row.name] = line_of(row.cells(commit))
     table = [line_of(COLUMNS), "|---" * len(COLUMNS) + "|"]
-    table += [known[name] for name in FAULTS if name in known]
+    table += [known.get(name) or untried(name) for name in FAULTS]
     FILE.write_text("\n".join([HEAD, *table, ""]))
+
+
+def untried(name: str) -> str:
+    """Give the line of a fault that nobody has tried."""
+    blank = ["–"] * (len(COLUMNS) - 3)
+    return line_of([FAULTS[name].what, f"`{name}`", *blank, "not tried yet"])
 
 
 def machine() -> str:
