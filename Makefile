@@ -9,6 +9,7 @@ LOCAL := $(BIN)/python -m compose.local
 SCALE ?=
 SERVICE ?=
 DAGS ?= dags
+PIP_AUDIT ?= 2.10.1
 
 # What needs no stack: first, because a mistake shows at once, and on two cores.
 WITHOUT_STACK = not e2e and not warm and not sla and not faults and not chaos and not integration
@@ -110,11 +111,20 @@ bench-io: .venv/.ready  ## Rows per second into the warehouse, against other way
 bench-isolation: .venv/.ready  ## What small tasks wait for beside a training backlog or a jam (SAMPLES=5)
 	@$(BIN)/python -m tests.benchmarks.bench_isolation $(SAMPLES)
 
+load: .venv/.ready  ## Many DAG files, tasks and messages, and a large frame: what they cost (SHARE=0.1 a smoke run)
+	@$(BIN)/python -m tests.load.bench_load $(SHARE)
+
+soak: .venv/.ready  ## Tasks without a pause: whether memory, connections or results grow (SOAK_MINUTES=30)
+	@$(BIN)/python -m tests.load.bench_soak $(SOAK_MINUTES)
+
 bench-model: .venv/.ready  ## What a trained model can be expected to reach: nested cross-validation (some ten minutes)
 	@$(BIN)/python -m tests.benchmarks.bench_model $(REPEATS)
 
 bench-threads: .venv/.ready  ## Two training slots that share the cores, against no limit on threads (ROUNDS=3)
 	@$(BIN)/python -m tests.benchmarks.bench_threads $(ROUNDS)
+
+audit: .venv/.ready  ## Known vulnerabilities of the locked packages, asked of a service on the internet
+	@$(BIN)/uv tool run pip-audit==$(PIP_AUDIT) --requirement requirements-dev.lock --require-hashes --disable-pip --strict
 
 ##@ Keeping house
 setup: .venv/.ready  ## Install the hash-locked packages into .venv
@@ -137,5 +147,5 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-sla test-faults test-stock check-dags chaos chaos-quick \
+  test test-writes test-warm test-sla test-faults test-stock check-dags audit load soak chaos chaos-quick \
   bench bench-io bench-isolation bench-model bench-threads setup lock clean

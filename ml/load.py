@@ -34,6 +34,8 @@ from ml.schema import (
 )
 
 REFERENCE_FILE = "wdbc.csv"
+MAX_FILE_BYTES = 128 * 2**20
+"""Some 400,000 rows. A file is read whole, which takes several times its size."""
 
 _DIAGNOSIS = "diagnosis"
 _UCI_COLUMNS = (ID, _DIAGNOSIS, *FEATURES)
@@ -90,7 +92,7 @@ def read_table(path: Path) -> DataFrame:
     then counted from 0), and the raw UCI form without a header (id, M or B, 30 numbers).
 
     Raises:
-        DatasetError: the file is missing, empty, binary, not UTF-8, ragged, or of neither form.
+        DatasetError: the file is missing, empty, too large, binary, not UTF-8, ragged, or of neither form.
     """
     text = _read_text(path)
     first = _check_shape(path.name, text)
@@ -230,6 +232,11 @@ def _is_intact(snapshot: UPath, digest: str) -> bool:
 
 def _read_text(path: Path) -> str:
     try:
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise DatasetError(
+                f"{path.name} must have at most {MAX_FILE_BYTES / 2**20:.0f} MiB, "
+                f"found {size / 2**20:.0f}. Split it into several files."
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         raise DatasetError(

@@ -82,7 +82,7 @@ def _lists_of(channel: Any, queue: str) -> list[str]:
 
 
 def _taken(unacked: Mapping[bytes, bytes], delivered: Mapping[bytes, float]) -> dict[str, datetime]:
-    taken = {}
+    taken: dict[str, datetime] = {}
     for tag, raw in unacked.items():
         if message_id := _id_of(raw):
             score = delivered.get(tag)

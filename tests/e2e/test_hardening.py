@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import subprocess
-from urllib.parse import quote
 
 import pytest
 
 from tests.e2e.conftest import ONE_SHOTS, ComposeStack, service_of
+from tests.leaks import spellings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -23,12 +22,6 @@ def all_secrets(stack: ComposeStack) -> dict[str, str]:
     found = stack.compose("run", "--rm", "--no-deps", "-T", "secrets", "python", "-c", script)
     secrets: dict[str, str] = json.loads(found)
     return secrets
-
-
-def spellings(value: str) -> set[str]:
-    """Give a secret as it is, URL-encoded, and in base64."""
-    encoded = base64.b64encode(value.encode()).decode().rstrip("=")
-    return {value, quote(value, safe=""), encoded}
 
 
 def image_histories(stack: ComposeStack) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import pytest
@@ -16,11 +14,12 @@ from compose.secret_files import read_secret
 from compose.status import consumed_queues
 from compose.supervise import Supervisor
 from tests.integration.conftest import RunningStack
+from tests.leaks import leaked
 from tests.readme import refusals
+from tests.stack_processes import all_secrets, look_at, open_doors, what_it_shows
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
-Seen = TypeVar("Seen")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_every_worker_consumes_its_queues(stack: RunningStack):
 def test_workers_hold_no_way_into_the_metadata_database(stack: RunningStack):
     """Neither the environment nor the files that a worker is told of name it."""
     secret = read_secret(stack.home.secrets / "postgres/airflow")
-    for told in _look_at(stack, "worker", lambda process: " ".join(process.environ().values())):
+    for told in look_at(stack, "worker", lambda process: " ".join(process.environ().values())):
         assert "sql_alchemy_conn" not in told
         assert secret not in told
 
@@ -86,17 +85,11 @@ def test_warehouse_is_migrated_and_its_role_limited(stack: RunningStack):
     assert role.rolconnlimit == connection_limit(load_declarations(stack.env))
 
 
-def all_secrets(stack: RunningStack) -> set[str]:
-    """Give what every secret file holds; connections without a mail server hold nothing."""
-    files = [path for path in stack.home.secrets.rglob("*") if path.is_file()]
-    return {read_secret(path) for path in files} - {"{}"}
-
-
 def test_no_secret_is_on_a_command_line_or_in_an_environment(stack: RunningStack):
     """Every generated secret stays in its file."""
     secrets = all_secrets(stack)
-    for name, shown in _look_at(stack, "", _what_it_shows):
-        assert not [secret for secret in secrets if secret in shown], name
+    for name, shown in look_at(stack, "", what_it_shows):
+        assert not leaked(secrets, shown), name
 
 
 def test_no_secret_is_logged(stack: RunningStack):
@@ -104,15 +97,15 @@ def test_no_secret_is_logged(stack: RunningStack):
     secrets = all_secrets(stack)
     for log in (stack.home.root / "logs").rglob("*.log"):
         text = log.read_text(errors="replace")
-        assert not [secret for secret in secrets if secret in text], log
+        assert not leaked(secrets, text), log
 
 
 @pytest.mark.either_path
 def test_everything_listens_on_loopback_only(stack: RunningStack):
     """No port of the stack is open to other machines."""
-    doors = [door for doors in _look_at(stack, "", _open_doors) for door in doors]
+    doors = [door for doors in look_at(stack, "", open_doors) for door in doors]
     assert len(doors) > 3, doors
-    assert {address for _, address in doors} <= {"127.0.0.1", "::1"}, doors
+    assert {address for _, address, _ in doors} <= {"127.0.0.1", "::1"}, doors
 
 
 @pytest.mark.either_path
@@ -169,37 +162,6 @@ def test_status_names_every_program(stack: RunningStack):
     assert shown.returncode == 0, shown.stdout
     for name in ("postgres", "redis", "api-server", "scheduler", "dag-processor", "triggerer"):
         assert name in shown.stdout
-
-
-def _look_at(
-    stack: RunningStack, prefix: str, look: Callable[[psutil.Process], Seen]
-) -> list[Seen]:
-    """Look at the supervised processes whose name starts with `prefix`, and at all they started.
-
-    Tasks and health checks come and go: one that ended before it was looked at shows nothing.
-    """
-    seen = []
-    for program in Supervisor(stack.home).processes():
-        if program["name"].startswith(prefix) and program["pid"]:
-            parent = psutil.Process(program["pid"])
-            for process in [parent, *parent.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    seen.append(look(process))
-    assert seen, f"no process of {prefix!r} could be looked at"
-    return seen
-
-
-def _what_it_shows(process: psutil.Process) -> tuple[str, str]:
-    return process.name(), " ".join([*process.cmdline(), *process.environ().values()])
-
-
-def _open_doors(process: psutil.Process) -> list[tuple[str, str]]:
-    """Give name and address of each port that the process listens on."""
-    return [
-        (process.name(), connection.laddr.ip)
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    ]
 
 
 def _expected_sum(rows: int) -> str:

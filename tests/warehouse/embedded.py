@@ -32,7 +32,7 @@ def running_warehouse(folder: Path) -> Iterator[str]:
     home.make_folders()
     make_secrets(home.secrets)
     prepare_postgres(home)
-    port = _free_port()
+    port = free_port()
     addresses = Addresses("127.0.0.1", port, "127.0.0.1", 1)
     log = folder / "postgres.log"
     with log.open("w") as output:
@@ -50,7 +50,7 @@ def running_warehouse(folder: Path) -> Iterator[str]:
         server.wait(timeout=30)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

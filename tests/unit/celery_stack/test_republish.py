@@ -191,7 +191,7 @@ def test_message_that_a_worker_holds_is_not_published_again(stack: Stack):
 @pytest.mark.parametrize(
     "other",
     [
-        {"queued_at": datetime.now(UTC)},
+        {"queued_at": datetime(2100, 1, 1, tzinfo=UTC)},
         {"state": "running"},
         {"state": "queued", "job": OTHER_JOB},
     ],

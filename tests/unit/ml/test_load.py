@@ -15,6 +15,7 @@ from upath import UPath
 
 from ml.artifacts import ArtifactError
 from ml.load import (
+    MAX_FILE_BYTES,
     accept_dataset,
     dataset_sha256,
     export_reference,
@@ -113,6 +114,17 @@ def test_an_unreadable_file_is_refused_with_its_name(
     assert str(caught.value).startswith("bad.csv must ")
     assert found in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_a_file_far_too_large_is_refused_unread(tmp_path: Path) -> None:
+    """With its size and the limit, before it fills the memory."""
+    path = tmp_path / "huge.csv"
+    with path.open("w") as file:
+        file.truncate(3 * MAX_FILE_BYTES)  # takes no place on the disk
+    with pytest.raises(
+        DatasetError, match=r"huge.csv must have at most 128 MiB, found 384. Split it"
+    ):
+        read_table(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

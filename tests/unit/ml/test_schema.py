@@ -46,6 +46,14 @@ def test_missing_values_are_listed_with_their_rows(table: DataFrame) -> None:
     assert message.endswith("put it into the landing folder again.")
 
 
+def test_a_table_of_nothing_but_empty_cells_is_refused_in_few_words(table: DataFrame) -> None:
+    """One line per column, however many rows."""
+    table[[*FEATURES, TARGET]] = np.nan
+    message = fault_of(table)
+    assert message.count(f"empty cells in {len(table)} rows") == len(FEATURES) + 1
+    assert len(message) < 100 * (len(FEATURES) + 4)
+
+
 def test_text_in_a_numeric_column_is_shown(table: DataFrame) -> None:
     """The message quotes the text and leaves the good cells alone."""
     table["mean area"] = table["mean area"].astype("str")
