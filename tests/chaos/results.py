@@ -90,9 +90,10 @@ def untried(name: str) -> str:
 
 
 def machine() -> str:
-    """Describe this machine in a few words."""
+    """Describe this machine in a few words, and how busy it was of late."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}"
+    load = os.getloadavg()[1]
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, load {load:.0f}"
 
 
 def tried_commit() -> str:
