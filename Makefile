@@ -66,7 +66,7 @@ images-offline:  ## Build equals of the third-party images, where no image regis
 	@compose/images/offline/build
 
 e2e: .venv/.ready  ## The Compose stack from a clean clone, on a real engine
-	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
+	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery monitoring cardinality alert_mail,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
 
 chaos: .venv/.ready  ## Faults on a Compose stack under load, into tests/chaos/RESULTS.md (FAULT="redis-kill scale" TASKS=60)
 	@FAULT='$(FAULT)' TASKS=$(or $(TASKS),300) RECORD=1 $(BIN)/pytest -m chaos -s tests/chaos $(PYTEST_ARGS)
@@ -87,7 +87,7 @@ test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber
 	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
 
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
-	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py $(PYTEST_ARGS)
+	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py tests/warm/test_many_hands.py $(PYTEST_ARGS)
 
 test-sla: .venv/.ready  ## Missed SLAs: records, mails, callbacks, whatever was down meanwhile
 	@$(BIN)/pytest -m sla tests/sla $(PYTEST_ARGS)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote, split
+from shlex import quote
 
 from celery_stack.queues import Declarations, Worker
 
@@ -46,12 +45,6 @@ def secret_commands(secrets: Path, group: str) -> dict[str, str]:
         f"{option}_CMD": f"cat {quote(str(secrets / name))}"
         for option, name in SECRET_OPTIONS[group].items()
     }
-
-
-def read_option(option: str, env: Mapping[str, str]) -> str:
-    """Give an Airflow option without Airflow: what its `…_CMD`, one of `secret_commands`, prints; else its value."""
-    command = env.get(f"{option}_CMD")
-    return env[option] if command is None else Path(split(command)[-1]).read_text()
 
 
 def connections_from(file: Path) -> dict[str, str]:

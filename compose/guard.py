@@ -29,7 +29,7 @@ from redis import RedisError
 
 from celery_stack import metrics
 from celery_stack.live_workers import connect
-from compose.commands import read_option
+from celery_stack.options import read_option
 
 NO_BROKER = (OperationalError, RedisError, OSError)
 HEALTHY = Path("/tmp/consuming")  # noqa: S108 - a tmpfs of the container's own

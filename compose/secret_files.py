@@ -1,6 +1,6 @@
 """The stack's secrets: made once, a folder per group of readers, files closed to others.
 
-    postgres/  superuser, airflow, sla, warehouse   passwords of the roles
+    postgres/  superuser, airflow, monitoring, sla, warehouse   passwords of the roles
     redis/     password
     control/   what api-server, scheduler, dag-processor and triggerer read
     worker/    what workers read; nothing here opens the metadata database
@@ -43,6 +43,7 @@ def make_secrets(folder: Path) -> None:
     for name in (
         "postgres/superuser",
         "postgres/airflow",
+        "postgres/monitoring",
         "postgres/sla",
         "postgres/warehouse",
         "redis/password",

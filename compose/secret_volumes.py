@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from celery_stack.settings import SettingError, Settings
+from compose.alert_mail import write_alert_mail
 from compose.entrypoint import secrets_folder
 from compose.secret_files import (
     Addresses,
@@ -22,16 +23,19 @@ from compose.secret_files import (
 )
 
 OWN_SECRETS = Path("/run/own-secrets")
+ALERT_ROUTES = Path("/run/alertmanager.yml")
 COMPOSE_ADDRESSES = Addresses("postgres", 5432, "redis", 6379)
-AIRFLOW_UID, SERVER_UID, EXPORTER_UID, GRAFANA_UID = 50000, 999, 59000, 472
+AIRFLOW_UID, SERVER_UID, EXPORTER_UID, GRAFANA_UID, NOBODY_UID = 50000, 999, 59000, 472, 65534
 # The group is the one that `init` has, which makes the roles and the first user.
 OWNERS = {
     "admin": (AIRFLOW_UID, 0),
+    "alertmanager": (NOBODY_UID, 0),
     "control": (AIRFLOW_UID, 0),
     "flower": (AIRFLOW_UID, 0),
     "grafana": (GRAFANA_UID, 0),
     "monitoring": (EXPORTER_UID, 0),
     "postgres": (SERVER_UID, 0),
+    "postgres-exporter": (NOBODY_UID, 0),
     "redis": (SERVER_UID, 0),
     "sla": (AIRFLOW_UID, 0),
     "smtp": (AIRFLOW_UID, 0),
@@ -52,6 +56,7 @@ def fill_volumes(folder: Path, own: Path, settings: Settings) -> None:
     write_secret(folder / "redis/redis.conf", redis_configuration(password))
     write_secret(folder / "grafana/password", read_secret(folder / "admin/password"))
     write_secret(folder / "monitoring/redis.json", json.dumps({"redis://redis:6379": password}))
+    write_secret(folder / "postgres-exporter/password", read_secret(folder / "postgres/monitoring"))
 
 
 def take_over(own: Path, folder: Path) -> None:
@@ -84,7 +89,9 @@ def give_to_readers(folder: Path) -> None:
 def main() -> None:
     """Fill the volumes and give them to their readers."""
     try:
-        fill_volumes(secrets_folder(), OWN_SECRETS, Settings.from_env(os.environ))
+        settings = Settings.from_env(os.environ)
+        fill_volumes(secrets_folder(), OWN_SECRETS, settings)
+        write_alert_mail(secrets_folder(), ALERT_ROUTES, settings)
     except SettingError as error:
         sys.exit(f"error: {error}")
     give_to_readers(secrets_folder())

@@ -222,10 +222,10 @@ def wait_for_redis(home: StackHome, addresses: Addresses, *, deadline_s: float) 
 def make_databases(secrets: Path, addresses: Addresses) -> None:
     """Make the databases `airflow` and `warehouse`, each with a role of its own that owns it.
 
-    The role `sla` owns none: it may enter `airflow`, see `prepare_slas`.
+    Two roles own none: `sla` may enter `airflow`, see `prepare_slas`; `monitoring` reads Postgres's own statistics.
     """
     with _superuser(secrets, addresses) as cursor:
-        for role in ("airflow", "warehouse", "sla"):
+        for role in ("airflow", "warehouse", "sla", "monitoring"):
             _make_role(cursor, role, read_secret(secrets / "postgres" / role))
         for name in (sql.Identifier("airflow"), sql.Identifier("warehouse")):
             cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name.strings[0],))
@@ -233,6 +233,8 @@ def make_databases(secrets: Path, addresses: Addresses) -> None:
                 cursor.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(name))
                 cursor.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
         cursor.execute("GRANT CONNECT ON DATABASE airflow TO sla")
+        cursor.execute("GRANT pg_monitor TO monitoring")
+        cursor.execute("ALTER ROLE monitoring CONNECTION LIMIT 3")
 
 
 def _make_role(cursor: psycopg2.extensions.cursor, role: str, password: str) -> None:

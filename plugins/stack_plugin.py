@@ -1,9 +1,10 @@
-"""What the stack adds to Airflow: SLAs and a link to Flower in the menu Browse, wake-ups for the scheduler, a metric of tasks."""
+"""What the stack adds to Airflow: SLAs and a link to Flower in the menu Browse, the runbook, wake-ups for the scheduler, a metric of tasks."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -26,22 +27,21 @@ SLA_PAGE = {
 }
 
 
-class SlaApp:
-    """The page of SLAs, imported at its first request.
+class LateApp:
+    """The application that `create_app` of a module gives, imported at its first request.
 
     Every process of Airflow loads the plugin, and only the api-server has a web framework loaded:
     elsewhere the import would cost a second and 100 MB.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        self._module = module
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if self._app is None:
-            from celery_stack.sla.page import create_app
-
-            self._app = create_app()
+            self._app = import_module(self._module).create_app()
         await self._app(scope, receive, send)
 
 
@@ -56,8 +56,11 @@ def views(env: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def apps() -> list[dict[str, Any]]:
-    """Give the application that the api-server mounts."""
-    return [{"name": "SLAs", "app": SlaApp(), "url_prefix": "/sla"}]
+    """Give the applications that the api-server mounts."""
+    return [
+        {"name": "SLAs", "app": LateApp("celery_stack.sla.page"), "url_prefix": "/sla"},
+        {"name": "Runbook", "app": LateApp("celery_stack.runbook"), "url_prefix": "/runbook"},
+    ]
 
 
 def middlewares(env: Mapping[str, str]) -> list[dict[str, Any]]:

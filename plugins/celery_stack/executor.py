@@ -10,13 +10,15 @@ from celery_stack.messages import NO_ANSWER, Broker
 from celery_stack.publish_time import stamp_messages
 from celery_stack.republish import Republisher
 from celery_stack.settings import Settings
+from celery_stack.task_label import label_messages
 
 
 class StackCeleryExecutor(CeleryExecutor):
     """CeleryExecutor whose scheduler is woken when something happens, and that outlives what happens to Redis.
 
-    Its messages say when they were published. While Redis gives no answer it keeps what is to be published, which
-    stock fails, and does without results, for which stock's scheduler ends. What Redis lost it publishes again.
+    Its messages say when they were published, and what they are. While Redis gives no answer it keeps what is to be
+    published, which stock fails, and does without results, for which stock's scheduler ends. What Redis lost it
+    publishes again.
     """
 
     _broker: Broker | None = None
@@ -27,6 +29,7 @@ class StackCeleryExecutor(CeleryExecutor):
         """Start; Airflow calls it in the scheduler's process alone, before the first loop."""
         super().start()
         stamp_messages()
+        label_messages()
         settings = Settings.from_env(os.environ)
         self._broker = Broker(self.celery_app)
         if settings.MESSAGE_CHECK_S:

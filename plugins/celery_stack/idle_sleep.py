@@ -77,6 +77,8 @@ class Listener:
         connection.poll()
         heard = bool(connection.notifies)
         connection.notifies.clear()
+        if heard:
+            log.debug("The scheduler is woken.")
         return heard
 
     def _listen(self) -> ListeningConnection:

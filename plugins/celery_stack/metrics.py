@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
+import time
+from contextlib import suppress
+from functools import cache, partial
 
 from statsd import StatsClient
 
 PREFIX = "airflow"
+ASK_AGAIN_S = 60.0
 # What would end a name, a tag or a value; the wire takes ASCII alone.
 UNSAFE = re.compile(r"[^A-Za-z0-9_.@/+-]")
 
@@ -40,6 +43,12 @@ def connect() -> None:
     _client()
 
 
+def reconnect() -> None:
+    """Open a way to the exporter of this process's own: one that dropped what it inherited has lost it."""
+    _exporter.cache_clear()
+    connect()
+
+
 def _client() -> StatsClient | None:
     """Give the client of this process; None where metrics are off, or their exporter has no address yet."""
     env = os.environ
@@ -47,15 +56,27 @@ def _client() -> StatsClient | None:
         return None
     host = env.get("AIRFLOW__METRICS__STATSD_HOST", "localhost")  # Airflow's defaults
     port = env.get("AIRFLOW__METRICS__STATSD_PORT", "8125")
-    try:
-        return _connect(host, port)
-    except OSError:
-        return None  # an exception is not cached: the next sample asks again
+    return _exporter(host, port).client()
 
 
-@cache
-def _connect(host: str, port: str) -> StatsClient:
-    return StatsClient(host, int(port), prefix=PREFIX)
+class _Exporter:
+    """An exporter at an address that is asked for, which may take seconds, now and then until there is one."""
+
+    def __init__(self, host: str, port: str) -> None:
+        self._connect = partial(StatsClient, host, int(port), prefix=PREFIX)
+        self._client: StatsClient | None = None
+        self._ask_at = 0.0
+
+    def client(self) -> StatsClient | None:
+        """Give the client; None as long as the host's name leads nowhere."""
+        if self._client is None and time.monotonic() >= self._ask_at:
+            self._ask_at = time.monotonic() + ASK_AGAIN_S
+            with suppress(OSError):
+                self._client = self._connect()
+        return self._client
+
+
+_exporter = cache(_Exporter)
 
 
 def _tagged(name: str, tags: dict[str, object]) -> str:

@@ -179,6 +179,12 @@ class Settings(BaseModel):
         le=256,
         description="DAG files that a worker keeps parsed, as processes to fork tasks from; 0: each task parses its file.",
     )
+    WORKER_PROCESS_MAX_MIB: int = Field(
+        1024,
+        ge=0,
+        le=1048576,
+        description="MiB of memory, shared pages included, above which a process of a worker's pool is replaced after its task; 0: never.",
+    )
 
     # E-mail that tasks, callbacks and triggers send, as the connection smtp_default.
     SMTP_HOST: str = Field(
@@ -200,6 +206,13 @@ class Settings(BaseModel):
         "airflow@example.org",
         pattern=r"^[^@\s]+@[^@\s]+$",
         description="E-mail address of the sender.",
+    )
+
+    ALERT_EMAIL_TO: str = Field(
+        "",
+        pattern=f"^{_ADDRESS}( *, *{_ADDRESS})*$",
+        json_schema_extra={"expected": "addresses such as ops@example.org, comma-separated"},
+        description="Who is told of alerts (Docker), comma-separated; unset: ADMIN_EMAIL.",
     )
 
     # SLAs and failure e-mails (celery_stack.sla).

@@ -1,10 +1,11 @@
-"""Errors of a workload reach Celery's main process in a few hundred bytes.
+"""Errors of a workload reach Celery's main process in one piece.
 
 Celery sends a failure with every frame of its traceback from the pool's process to the main one; those of
-the task supervisor come to 60 KiB. Above 16 KiB billiard writes a message in two pieces, and a worker that
-is told to stop between them reads the second one as a message: it then waits for ever, with its slots idle,
-until it is killed (tests/faults/test_worker_stop.py). So the traceback goes to the log, and what is raised
-is short. `imports` of `[celery] extra_celery_config` names this module.
+Airflow's supervisor are larger than the pipe between them, 64 KiB. A worker that is told to stop in the middle
+of such a message takes its rest for the next one, and waits for ever for what that seems to announce, with its
+slots idle, until it is killed (tests/faults/test_worker_stop.py). So the traceback goes to the log, and what is
+raised is short: half of the pipe, most of it Celery's own frame. `imports` of `[celery] extra_celery_config`
+names this module.
 """
 
 from __future__ import annotations

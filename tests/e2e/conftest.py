@@ -15,15 +15,18 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
 
 from compose.client import AirflowClient
 from compose.home import REPO
+from tests.browser import running_browser
 from tests.waiting import wait_for
 
 PROJECT = "stack-e2e"
 API_PORT, FLOWER_PORT = "18081", "15556"
 ONE_SHOTS = {"secrets", "settings", "init"}
 LOAD = "load"
+ALERT_ADDRESS = "on-duty@example.org"
 HEALTHY_DEADLINE_S = 240
 SQL = 'PGPASSWORD=$(cat /run/stack/postgres/superuser) psql -h 127.0.0.1 -U postgres -tAd "$1" -c "$2"'
 
@@ -210,7 +213,11 @@ def make_stack(folder: Path, project: str, **settings: str) -> ComposeStack:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "ML_", "WORKER"))}
     env |= {"COMPOSE_PROJECT_NAME": project, "AIRFLOW_IMAGE": f"airflow-celery-stack:{PROJECT}"}
     env |= {"COMPOSE_FILE": "compose.yaml:tests/e2e/compose.yaml", "DAG_REFRESH_S": "5"}
-    env |= {"BUILDKIT_PROGRESS": "plain", "COMPOSE_ANSI": "never"} | settings
+    env |= {
+        "ALERT_EMAIL_TO": ALERT_ADDRESS,
+        "BUILDKIT_PROGRESS": "plain",
+        "COMPOSE_ANSI": "never",
+    } | settings
     scale: tuple[str, ...] = ()
     if not image_is_there(pinned_image("GRAFANA_IMAGE")) and image_is_there(
         "stack-offline/debian:trixie-slim"
@@ -245,6 +252,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     finally:
         if not kept:
             stack.run(*down)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Give the machine's own Chromium, without a window."""
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    """Give the folder for pictures of what was seen: E2E_SCREENSHOTS, to look at them later."""
+    folder = Path(os.environ.get("E2E_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
-from tests.browser import PATIENCE_MS, running_browser
+from tests.browser import open_page
 from tests.e2e.conftest import API_PORT, FLOWER_PORT, LOAD, ComposeStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Give the machine's own Chromium, without a window."""
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    """Give the folder for pictures of what was seen: E2E_SCREENSHOTS, to look at them later."""
-    folder = Path(os.environ.get("E2E_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def open_page(browser: Browser, url: str, **login: str) -> Page:
-    credentials = {"http_credentials": login} if login else {}
-    page = browser.new_page(viewport={"width": 1440, "height": 900}, **credentials)  # type: ignore[arg-type]
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(url)
-    return page
 
 
 def test_password_opens_the_ui_and_the_grid_shows_the_tasks_of_a_run(
@@ -52,13 +27,13 @@ def test_password_opens_the_ui_and_the_grid_shows_the_tasks_of_a_run(
     page.fill("#password", four_workers.password)
     page.screenshot(path=screenshots / "login.png", mask=[page.locator("#password")])
     page.click("[type=submit]")
-    expect(page.get_by_role("heading", name="Welcome")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
     page.screenshot(path=screenshots / "home.png")
 
     page.goto(f"{url}/dags/{LOAD}/runs/{run_id}")
     for task in ("plan", "work"):
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=task))
-        expect(row.first).to_contain_text("Success", timeout=PATIENCE_MS)
+        expect(row.first).to_contain_text("Success")
     page.screenshot(path=screenshots / "run.png")
 
 
@@ -70,6 +45,6 @@ def test_flower_shows_each_worker_by_its_name(
     page = open_page(browser, f"http://127.0.0.1:{FLOWER_PORT}", **login)
     for container in four_workers.running("worker"):
         row = page.get_by_role("row").filter(has_text=f"worker@{container['Config']['Hostname']}")
-        expect(row).to_contain_text("Online", timeout=PATIENCE_MS)
+        expect(row).to_contain_text("Online")
     expect(page.get_by_text(re.compile("^worker-cpu-train@")).first).to_be_visible()
     page.screenshot(path=screenshots / "flower.png")

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.conftest import RunningStack
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 CYCLE = '''
 """Two tasks that wait for each other."""
 from datetime import timedelta
@@ -35,11 +35,11 @@ def cycle():
 cycle()
 '''
 BAD = {
-    "syntax.py": ("# a DAG of airflow\ndef broken(:\n", "SyntaxError: invalid syntax"),
-    "cycle.py": (CYCLE, "Cycle detected in DAG: cycle. Faulty task: first"),
+    "syntax.py": ("# a DAG of airflow\ndef broken(:\n", "invalid syntax"),
+    "cycle.py": (CYCLE, "Cycle detected in Dag: cycle. Faulty task: "),
     "endless.py": (
         "# a DAG of airflow\nwhile True:\n    pass\n",
-        "AirflowTaskTimeout: DagBag import timeout for",
+        "DagBag import timeout for",
     ),
 }
 GOOD = CYCLE.replace(" >> one\n", "\n").replace("cycle", "straight")
@@ -65,7 +65,7 @@ def test_bad_dag_files_are_named_and_the_others_run(
     stack.client.wait_for_dag("counted", deadline_s=90)
     (tmp_path / "gate").touch()
     run_id = stack.client.trigger("counted", {"tasks": 2, "folder": str(tmp_path)})
-    assert stack.wait_for_end("counted", run_id, deadline_s=60) == "success"
+    assert stack.wait_for_end("counted", run_id, deadline_s=120) == "success"
 
     errors = wait_for(
         stack.client.import_errors, lambda found: found.keys() >= BAD.keys(), deadline_s=120

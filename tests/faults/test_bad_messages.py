@@ -17,7 +17,7 @@ from tests.faults.test_lost_messages import executions, start
 from tests.integration.conftest import RunningStack
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 QUEUE = "default"
 REFUSED = 12
 
@@ -38,7 +38,7 @@ def test_worker_goes_on_after_entries_that_are_no_messages(stack: RunningStack, 
         no_workload = changed(sound, body={"type": "ExecuteTask"})
         redis.rpush(QUEUE, b"\x00\xffgarbage", b'{"a": 1}', unknown, no_workload)  # next in turn
     (tmp_path / "run/gate").touch()
-    assert stack.wait_for_end("counted", run_id, deadline_s=90) == "success"
+    assert stack.wait_for_end("counted", run_id, deadline_s=180) == "success"
     assert executions(tmp_path / "run") == dict.fromkeys(range(PARALLELISM), 1)
     assert worker.is_running()
     log = worker_log(stack)[said:]
@@ -65,9 +65,9 @@ def test_worker_whose_tasks_are_refused_stops_when_it_is_told_to(
         deadline_s=60,
     )
     worker.terminate()
-    psutil.wait_procs([worker], timeout=45)
+    psutil.wait_procs([worker], timeout=90)
     assert not worker.is_running()
-    assert stack.wait_for_end("counted", run_id, deadline_s=90) == "success"
+    assert stack.wait_for_end("counted", run_id, deadline_s=180) == "success"
     assert executions(tmp_path / "run") == dict.fromkeys(range(PARALLELISM), 1)
 
 

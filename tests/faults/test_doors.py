@@ -23,7 +23,7 @@ from tests.integration.conftest import RunningStack
 from tests.leaks import leaked
 from tests.stack_processes import all_secrets, look_at, open_doors, what_it_shows
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 DOORS = ("api", "flower", "postgres", "redis", "supervisor")
 # Health, the version, and what a login needs, in the API of people and in that of tasks.
 OPEN = {
@@ -137,7 +137,8 @@ def test_token_of_another_stack_opens_nothing(
         stranger.get("/api/v2/dags", headers=signed_again(token, secrets)).status_code
         for secrets in (other_secrets, stack.home.secrets)
     ]
-    assert answers == [401, 200]
+    assert answers[0] in REFUSED
+    assert answers[1] == 200
 
 
 def test_tasks_token_of_another_stack_starts_nothing(
@@ -156,7 +157,7 @@ def test_tasks_token_of_another_stack_starts_nothing(
         assert ask_to_run(stranger, own, ours) not in REFUSED
     finally:
         (tmp_path / "run/gate").touch()
-    assert stack.wait_for_end("counted", run_id, deadline_s=90) == "success"
+    assert stack.wait_for_end("counted", run_id, deadline_s=180) == "success"
     assert PARALLELISM > 1
 
 

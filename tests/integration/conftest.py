@@ -25,6 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from celery_stack.live_workers import connect
 from celery_stack.why import Reason, explain
+from compose import launch
 from compose.client import AirflowClient, TaskState
 from compose.home import REPO, StackHome
 from compose.programs import COMMAND_LINE
@@ -173,6 +174,36 @@ def running_stack(
         stopped = stack_command(env | {"WORKER_STOP_TIMEOUT_S": "5"}, "stop", checkout=checkout)
     assert stopped.returncode == 0, stopped.stdout
     assert living(home) == []
+
+
+@contextmanager
+def another(
+    stack: RunningStack, program: str, *, name: str = "second", **settings: str
+) -> Iterator[psutil.Process]:
+    """Run another one of a program beside the supervisor's.
+
+    Args:
+        name: of its log, before the program's.
+        settings: variables on top of the program's own.
+    """
+    own = json.loads(stack.home.programs_file.read_text())[program]["command"]
+    changed = ["env", *(f"{key}={value}" for key, value in settings.items()), *own]
+    command = [sys.executable, launch.__file__, str(stack.home.programs_file), program]
+    command += changed if settings else []
+    log = stack.home.program_logs / f"{name}-{program}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env=stack.env, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def connect_to(home: StackHome, env: dict[str, str]) -> RunningStack:

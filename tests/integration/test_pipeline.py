@@ -120,6 +120,7 @@ def first_files(stack: RunningStack, run_id: str) -> dict[str, str]:
     return _checksums(_folder(stack, run_id))
 
 
+@pytest.mark.either_path
 def test_second_run_gives_the_same_model_and_leaves_the_first_untouched(
     stack: RunningStack, run_id: str, first_files: dict[str, str], second_run: SecondRun
 ):
@@ -132,6 +133,7 @@ def test_second_run_gives_the_same_model_and_leaves_the_first_untouched(
     assert _checksums(_folder(stack, run_id)) == first_files
 
 
+@pytest.mark.either_path
 def test_a_worse_challenger_leaves_the_champion_and_the_run_says_why(
     stack: RunningStack, second_run: SecondRun
 ):
@@ -154,6 +156,7 @@ def test_a_worse_challenger_leaves_the_champion_and_the_run_says_why(
     assert row.objections == verdict["objections"]
 
 
+@pytest.mark.either_path
 def test_bad_table_is_refused_with_its_faults_and_the_last_good_data_stays(
     stack: RunningStack, run_id: str
 ):
@@ -177,6 +180,7 @@ def test_bad_table_is_refused_with_its_faults_and_the_last_good_data_stays(
     assert sorted(_versions(stack)) == versions
 
 
+@pytest.mark.either_path
 def test_one_task_can_be_tried_from_the_command_line(stack: RunningStack, run_id: str):
     """`make airflow ARGS="tasks test …"` runs one task outside the scheduler.
 

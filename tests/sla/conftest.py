@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 from compose.secret_files import Addresses, postgres_url
 from compose.servers import prepare_slas
+from tests.sla.promised import Promised, running_promises
 from tests.sla.runs import Metadata
 from tests.warehouse.embedded import running_warehouse
 
@@ -58,3 +59,10 @@ def metadata(database: Metadata) -> Metadata:
         connection.execute("truncate sla.record, sla.mail, sla.interval cascade")
         connection.execute("update sla.beginning set first_look = now() - interval '1 day'")
     return database
+
+
+@pytest.fixture(scope="session")
+def promised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promised]:
+    """Give the whole stack with runs whose promises are kept and broken."""
+    with running_promises(tmp_path_factory.mktemp("promised")) as promised:
+        yield promised

@@ -9,34 +9,16 @@ import psycopg
 import pytest
 
 from celery_stack.sla import run_sla, task_sla
-from celery_stack.sla.metrics import Metrics
-from celery_stack.sla.monitor import GIVEN_UP, Config, Floor, look
+from celery_stack.sla.misses import GIVEN_UP
+from celery_stack.sla.monitor import Config, Floor, look
+from tests.exporter import Exporter
 from tests.sla.runs import Metadata, minutes
 
 DUE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
 
 
-class Lateness:
-    """A StatsD client that keeps the times it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[timedelta] = []
-
-    def incr(self, stat: str, count: int = 1, rate: float = 1) -> None: ...
-
-    def gauge(self, stat: str, value: float, rate: float = 1, delta: bool = False) -> None: ...
-
-    def timing(self, stat: str, delta: timedelta, rate: float = 1) -> None:
-        self.told.append(delta)
-
-
 @pytest.fixture
-def lateness() -> Lateness:
-    return Lateness()
-
-
-@pytest.fixture
-def looks(metadata: Metadata, lateness: Lateness) -> Iterator[Callable[[datetime], None]]:
+def looks(metadata: Metadata) -> Iterator[Callable[[datetime], None]]:
     """Give what makes one monitor look, at a moment."""
     floor = Floor()
     config = Config(
@@ -47,7 +29,6 @@ def looks(metadata: Metadata, lateness: Lateness) -> Iterator[Callable[[datetime
         default_to=["ml@example.org"],
         failure_emails=False,
         check_s=1,
-        metrics=Metrics(lateness),
     )
     with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
         yield lambda now: look(connection, config, floor, now=now)
@@ -158,9 +139,24 @@ def test_given_up_cleared_and_run_again_counts_from_when_it_is_done(
     assert verdicts(metadata) == {"load": "missed"}
 
 
+@pytest.mark.parametrize("state", [None, "scheduled", "queued", "restarting"])
+def test_cleared_while_it_ran_is_not_done(
+    metadata: Metadata, looks: Callable[[datetime], None], state: str | None
+):
+    """Until it starts again its row keeps the end of the try that was cut off."""
+    metadata.run(metadata.declare([task_sla("load", minutes=30)]), due=DUE)
+    metadata.task("load", "running", started=DUE)
+    metadata.clear("load")
+    metadata.task("load", state, started=DUE, ended=DUE + minutes(5))
+    looks(DUE + minutes(6))
+    assert verdicts(metadata) == {"load": "pending"}
+    looks(DUE + minutes(31))
+    assert verdicts(metadata) == {"load": "missed"}
+
+
 @pytest.mark.parametrize("before", ["failed", "up_for_retry"])
 def test_marked_as_success_after_the_miss_stays_missed(
-    metadata: Metadata, looks: Callable[[datetime], None], lateness: Lateness, before: str
+    metadata: Metadata, looks: Callable[[datetime], None], exporter: Exporter, before: str
 ):
     """It keeps the end of its last try, which was in time; nothing is late by less than nothing."""
     metadata.run(metadata.declare([run_sla(minutes=30), task_sla("load", minutes=30)]), due=DUE)
@@ -172,8 +168,9 @@ def test_marked_as_success_after_the_miss_stays_missed(
     looks(DUE + minutes(51))
     assert verdicts(metadata) == {"run": "missed", "load": "missed"}
     assert all(record["finished"] > record["promised"] for record in metadata.records())
-    assert len(lateness.told) == 2
-    assert min(lateness.told) > timedelta(0)
+    late = [line for line in exporter.look() if "lateness" in line]
+    assert len(late) == 2
+    assert not [line for line in late if ":0.000000|ms" in line]
 
 
 @pytest.mark.parametrize(("marked", "verdict"), [(20, "met"), (50, "missed")])

@@ -13,10 +13,10 @@ import pytest
 
 from celery_stack.sla import monitor, retention, run_sla, task_sla
 from celery_stack.sla.mail import Rendered
-from celery_stack.sla.metrics import Metrics
 from celery_stack.sla.monitor import Config, Floor, look, run
-from celery_stack.sla.outbox import enqueue
+from celery_stack.sla.outbox import Undelivered, enqueue
 from celery_stack.sla.schema import READABLE
+from tests.exporter import Exporter
 from tests.sla.runs import DAG, Metadata, minutes
 from tests.waiting import wait_for
 
@@ -31,23 +31,7 @@ MAIL: dict[str, Any] = {
 }
 
 
-class Counted:
-    """A StatsD client that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, float] = {}
-
-    def incr(self, stat: str, count: int = 1, rate: float = 1) -> None:
-        self.seen[stat] = self.seen.get(stat, 0) + count
-
-    def gauge(self, stat: str, value: float, rate: float = 1, delta: bool = False) -> None:
-        self.seen[stat] = value
-
-    def timing(self, stat: str, delta: timedelta, rate: float = 1) -> None:
-        self.seen[stat] = delta.total_seconds()
-
-
-def config_of(metadata: Metadata, counted: Counted | None = None, **other: object) -> Config:
+def config_of(metadata: Metadata, **other: object) -> Config:
     given: dict[str, object] = {
         "database": metadata.sla_url,
         "broker": "redis://127.0.0.1:1/0",
@@ -56,9 +40,15 @@ def config_of(metadata: Metadata, counted: Counted | None = None, **other: objec
         "default_to": TO,
         "failure_emails": False,
         "check_s": 0.2,
-        "metrics": Metrics(counted),
     }
     return Config(**given | other)  # type: ignore[arg-type]
+
+
+def told(exporter: Exporter, name: str) -> list[tuple[str, str]]:
+    """Give the last tag and the value of what came under a name."""
+    lines = [line for line in exporter.look() if line.startswith(f"airflow.{name},")]
+    parts = (line.rpartition("|")[0].rpartition("=")[2].partition(":") for line in lines)
+    return [(tag, value) for tag, _, value in parts]
 
 
 @pytest.fixture
@@ -376,7 +366,9 @@ def test_two_that_judge_at_the_same_time_tell_once(metadata: Metadata):
     assert len(metadata.mails()) == 1
 
 
-def test_mails_that_did_not_reach_all_are_counted_until_they_did(metadata: Metadata):
+def test_mails_that_did_not_reach_all_are_counted_until_they_did(
+    metadata: Metadata, exporter: Exporter
+):
     """One of two recipients is enough; a monitor that starts anew takes back what the last one told."""
     mails = {
         "waits": "state = 'pending', attempts = 1, created_at = now() - interval '30 days'",
@@ -386,14 +378,19 @@ def test_mails_that_did_not_reach_all_are_counted_until_they_did(metadata: Metad
         "sent": "state = 'sent'",
         "new": "attempts = 0",
     }
-    counted = Counted()
     with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
         for dag_id, state in mails.items():
             enqueue(connection, key=dag_id, **MAIL | {"dag_id": dag_id})
             connection.execute(f"update sla.mail set {state} where dag_id = %s", (dag_id,))  # noqa: S608
-        monitor.count_undelivered(connection, Metrics(counted))
-    told = {stat.rpartition("=")[2]: value for stat, value in counted.seen.items()}
-    assert told == dict.fromkeys(mails, 0) | {"waits": 1, "partly": 1, "refused": 1}
+        undelivered = Undelivered()
+        undelivered.tell(connection)
+        expected = dict.fromkeys(mails, 0) | {"waits": 1, "partly": 1, "refused": 1}
+        assert {name: int(value) for name, value in told(exporter, "sla.undelivered")} == expected
+        connection.execute("delete from sla.mail")
+        undelivered.tell(connection)
+        assert {
+            name: int(value) for name, value in told(exporter, "sla.undelivered")
+        } == dict.fromkeys(mails, 0)
 
 
 @contextmanager
@@ -499,24 +496,24 @@ def test_monitor_deletes_what_is_old(metadata: Metadata):
         wait_for(metadata.mails, lambda mails: mails == [], deadline_s=30)
 
 
-def test_metrics_by_dag_and_task(metadata: Metadata):
+def test_metrics_by_dag_and_task(metadata: Metadata, exporter: Exporter):
     """Met and missed are counted once, lateness is told when it is known."""
-    counted = Counted()
     metadata.run(metadata.declare([run_sla(minutes=30), task_sla("load", minutes=30)]), due=DUE)
     metadata.task("load", "success", started=DUE, ended=DUE + minutes(20))
     metadata.task("train", "running", started=DUE)
-    config, floor = config_of(metadata, counted), Floor()
+    config, floor = config_of(metadata), Floor()
     with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
         for number in (40, 41):
             look(connection, config, floor, now=DUE + minutes(number))
-        assert counted.seen == {
-            f"sla.met,dag_id={DAG},task_id=load": 1,
-            f"sla.missed,dag_id={DAG},task_id=run": 1,
-        }
+        assert sorted(exporter.look()) == [
+            f"airflow.sla.met,dag_id={DAG},task_id=load:1|c",
+            f"airflow.sla.missed,dag_id={DAG},task_id=run:1|c",
+        ]
         metadata.task("train", "success", started=DUE, ended=DUE + minutes(42))
         for number in (43, 44):
             look(connection, config, floor, now=DUE + minutes(number))
-    assert counted.seen[f"sla.lateness,dag_id={DAG},task_id=run"] == 12 * 60
+    [late] = [line for line in exporter.look() if "lateness" in line]
+    assert late == f"airflow.sla.lateness,dag_id={DAG},task_id=run:{12 * 60 * 1000:.6f}|ms"
 
 
 def test_role_of_the_monitor_reads_what_it_judges_by_and_nothing_else(metadata: Metadata):

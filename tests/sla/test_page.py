@@ -198,7 +198,7 @@ def open_in_ui(page: Page, query: str = "") -> FrameLocator:
     """Open the page where the menu leads to, within the UI; give its frame."""
     page.goto(f"/plugin/sla{f'/sla/{query}' if query else ''}")
     frame = page.frame_locator("iframe")
-    expect(frame.get_by_role("heading", name="SLAs")).to_be_visible(timeout=PATIENCE_MS)
+    expect(frame.get_by_role("heading", name="SLAs")).to_be_visible()
     return frame
 
 
@@ -211,7 +211,7 @@ def test_admin_finds_the_misses_by_the_menu_and_a_run_opens_in_the_window(
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="SLAs").click()
     frame = page.frame_locator("iframe")
-    expect(frame.locator("table.records > tbody")).to_have_count(4, timeout=PATIENCE_MS)
+    expect(frame.locator("table.records > tbody")).to_have_count(4)
     expect(frame.locator("#missed")).to_have_text("4")
     expect(frame.locator("#undelivered")).to_have_text("1")
     frame.get_by_text("2 blocking").click()
@@ -220,10 +220,10 @@ def test_admin_finds_the_misses_by_the_menu_and_a_run_opens_in_the_window(
 
     frame.get_by_label("DAG").fill(CANARY)
     frame.get_by_role("button", name="Show").click()
-    expect(frame.locator("table.records > tbody")).to_have_count(1, timeout=PATIENCE_MS)
+    expect(frame.locator("table.records > tbody")).to_have_count(1)
     expect(page).to_have_url(re.compile(f"/plugin/sla/sla/.*dag_id={CANARY}"))
     frame.get_by_role("link", name=run_id).click()
-    expect(page).to_have_url(re.compile(f"/dags/{CANARY}/runs/"), timeout=PATIENCE_MS)
+    expect(page).to_have_url(re.compile(f"/dags/{CANARY}/runs/"))
     expect(page.locator("iframe")).to_have_count(0)
     expect(page.get_by_text(CANARY).first).to_be_visible()
 
@@ -264,7 +264,7 @@ def test_login_leads_back_to_what_was_asked_for(page: Page, stack: RunningStack)
     page.goto(f"/sla/?dag_id={TRAINING}")
     expect(page.locator("#password")).to_be_visible()
     log_in(page, stack)
-    expect(page).to_have_url(re.compile(rf"/sla/\?dag_id={TRAINING}$"), timeout=PATIENCE_MS)
+    expect(page).to_have_url(re.compile(rf"/sla/\?dag_id={TRAINING}$"))
     expect(page.locator("table.records > tbody")).to_have_count(2)
     for name in ("records", "summary"):
         assert httpx.get(f"{stack.client.url}/sla/{name}.json").status_code == 401
@@ -276,7 +276,7 @@ def test_role_for_one_dag_sees_this_dag_alone(
     """Neither page nor JSON tell of the others, not even when they are asked for."""
     page.goto("/sla/?verdict=")
     log_in(page, stack, READER, reader)
-    expect(page.locator("table.records .dag").first).to_have_text(CANARY, timeout=PATIENCE_MS)
+    expect(page.locator("table.records .dag").first).to_have_text(CANARY)
     page.screenshot(path=screenshots / "sla-reader.png")
     assert "wdbc" not in page.content()
     assert "wdbc" not in page.request.get("/sla/records.json?limit=1000").text()

@@ -6,7 +6,7 @@ import psycopg
 
 from celery_stack.sla import schema
 from celery_stack.sla.metadata import WATCHED
-from celery_stack.sla.monitor import UNDELIVERED
+from celery_stack.sla.outbox import UNDELIVERED
 from tests.sla.runs import Metadata
 
 LATER = (("record", "silent"), ("record", "called_at"), ("mail", "unanswered"))

@@ -18,6 +18,8 @@ from tests.integration.conftest import RunningStack, running_stack
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".stack*", ".*_cache", "__pycache__", "tests")
 PARSED_ONCE = '"dag_file_parse_ms":0,'
 """In the log of a task that was forked from a template."""
+SERVER = "airflow templates"
+"""What the template server calls itself in the list of processes."""
 LOAD_FILES = 20
 LOAD_TASKS = 100
 LOAD = '''
@@ -42,6 +44,25 @@ load()
 '''
 
 
+def write_loads(dags: Path, lines: Path, *, files: int, tasks: int) -> list[str]:
+    """Write DAG files of many tasks each, which leave their lines in `lines`; give the DAGs' names."""
+    names = [f"load_{number:02}" for number in range(files)]
+    for name in names:
+        (dags / f"{name}.py").write_text(LOAD.format(name=name, lines=lines, tasks=tasks))
+    return names
+
+
+def expected_lines(names: list[str], tasks: int) -> list[str]:
+    """Give what the tasks of those DAGs leave, sorted."""
+    return sorted(f"{name} {number}" for name in names for number in range(tasks))
+
+
+def worker_of(stack: RunningStack) -> psutil.Process:
+    """Give Celery's main process."""
+    programs = {one["name"]: one["pid"] for one in Supervisor(stack.home).processes()}
+    return psutil.Process(programs["worker-1"])
+
+
 @dataclass(frozen=True)
 class Copy:
     """A checkout of one's own, and the stack that runs from it."""
@@ -54,9 +75,7 @@ class Copy:
         return Path(self.stack.env["DAGS_FOLDER"])
 
     def worker(self) -> psutil.Process:
-        """Give Celery's main process."""
-        programs = {one["name"]: one["pid"] for one in Supervisor(self.stack.home).processes()}
-        return psutil.Process(programs["worker-1"])
+        return worker_of(self.stack)
 
 
 @pytest.fixture(scope="session")
@@ -70,10 +89,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     dags = checkout / "dags_of_tests"
     shutil.copytree(REPO / "tests/warm/dags", dags)
     (dags / "helper_of_edited.py").write_text('VERSION = "old"\n')
-    for number in range(LOAD_FILES):
-        name = f"load_{number:02}"
-        text = LOAD.format(name=name, lines=checkout / "lines", tasks=LOAD_TASKS)
-        (dags / f"{name}.py").write_text(text)
+    write_loads(dags, checkout / "lines", files=LOAD_FILES, tasks=LOAD_TASKS)
     path = os.pathsep.join([str(checkout), str(checkout / "plugins")])
     settings = {"PYTHONPATH": path, "DAG_REFRESH_S": "5", "TASK_RETRIES": "1", "RETRY_DELAY_S": "1"}
     folder = checkout / ".stack"

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.waiting import wait_for
-from tests.warm.conftest import LOAD_FILES, LOAD_TASKS, PARSED_ONCE, Copy
+from tests.warm.conftest import LOAD_FILES, LOAD_TASKS, PARSED_ONCE, SERVER, Copy, expected_lines
 
 pytestmark = pytest.mark.warm
 
@@ -33,6 +33,22 @@ def run_from_template(copy: Copy, dag_id: str, task_id: str, conf: dict[str, Any
     return wait_for(run, lambda found: found[1], deadline_s=120)[0]
 
 
+def start_held(copy: Copy, release: Path) -> str:
+    """Start a task that runs until there is a file `release`; give its run once it runs."""
+    run_id = copy.stack.client.trigger("edited", {"release": str(release)})
+    wait_for(
+        lambda: copy.stack.tasks("edited", run_id)["tell"].state,
+        lambda state: state == "running",
+        deadline_s=60,
+    )
+    return run_id
+
+
+def server_of(copy: Copy) -> psutil.Process:
+    (server,) = (p for p in copy.worker().children(recursive=True) if p.cmdline()[:1] == [SERVER])
+    return server
+
+
 @pytest.mark.parametrize(
     ("what", "file", "former", "text"),
     [
@@ -47,12 +63,7 @@ def test_next_task_sees_an_edit_and_the_running_one_does_not(
     """A DAG file, a helper that it imports, `ml`; both before and after there is a new template."""
     run_from_template(copy, "edited", "tell", {})
     release = tmp_path / "release"
-    running = copy.stack.client.trigger("edited", {"release": str(release)})
-    wait_for(
-        lambda: copy.stack.tasks("edited", running)["tell"].state,
-        lambda state: state == "running",
-        deadline_s=60,
-    )
+    running = start_held(copy, release)
     path = copy.dags / Path(file).name if file.startswith("dags") else copy.checkout / file
     path.write_text(path.read_text().replace(former, text))
     assert versions(copy, copy.stack.run("edited"))[what] == "new"
@@ -110,7 +121,7 @@ def test_two_thousand_tasks_over_twenty_files_lose_and_double_nothing(copy: Copy
     for name, run_id in rest:
         assert copy.stack.wait_for_end(name, run_id, deadline_s=600) == "success"
     lines = (copy.checkout / "lines").read_text().splitlines()
-    assert len(lines) == len(set(lines)) == LOAD_FILES * LOAD_TASKS
+    assert sorted(lines) == expected_lines(names, LOAD_TASKS)
     for name, run_id in (*first, *rest):
         folder = copy.stack.home.task_logs / f"dag_id={name}/run_id={run_id}"
         logs = [path.read_text() for path in folder.rglob("*.log")]
@@ -128,16 +139,34 @@ def memory_mib(copy: Copy) -> float:
     return sum(process.memory_full_info().pss for process in family) / 2**20
 
 
+def test_killed_template_server_is_replaced_and_nothing_is_lost(copy: Copy, tmp_path: Path):
+    """The task that runs meanwhile runs on, one that starts meanwhile runs too, later ones find a template."""
+    run_from_template(copy, "edited", "tell", {})
+    release, former = tmp_path / "release", server_of(copy)
+    running = start_held(copy, release)
+    former.kill()
+    assert copy.stack.wait_for_end("edited", copy.stack.run("edited")) == "success"
+    run_from_template(copy, "edited", "tell", {})
+    assert server_of(copy) != former
+    release.touch()
+    assert copy.stack.wait_for_end("edited", running) == "success"
+    assert copy.stack.tasks("edited", running)["tell"].try_number == 1
+
+
 def test_killed_worker_leaves_no_orphan(copy: Copy, tmp_path: Path):
-    """SIGKILL to Celery's main process: supervisors, templates and tasks end with it."""
-    running = copy.stack.client.trigger("edited", {"release": str(tmp_path / "never")})
-    wait_for(
-        lambda: copy.stack.tasks("edited", running)["tell"].state,
-        lambda state: state == "running",
-        deadline_s=60,
-    )
-    worker = copy.worker()
+    """SIGKILL to Celery's main process: supervisors, templates and tasks end with it.
+
+    So do those whose template server died before.
+    """
+    run_from_template(copy, "edited", "tell", {})
+    start_held(copy, tmp_path / "never")
+    worker, server = copy.worker(), server_of(copy)
     family = worker.children(recursive=True)
+    server.kill()
+    kill_with_family(worker, family)
+
+
+def kill_with_family(worker: psutil.Process, family: list[psutil.Process]) -> None:
     worker.kill()
     _, alive = psutil.wait_procs([worker, *family], timeout=30)
     assert alive == []
@@ -151,3 +180,12 @@ def test_plugin_edit_reaches_the_next_task_in_a_new_interpreter(copy: Copy):
     assert versions(copy, copy.stack.run("edited"))["plugin"] == "new"
     log = (copy.stack.home.program_logs / "worker-1.log").read_text()
     assert "retries.py has changed since this worker started" in log
+
+
+def test_killed_worker_leaves_no_new_interpreter(copy: Copy, tmp_path: Path):
+    """The tasks that the edit before has started anew end with their worker as well."""
+    start_held(copy, tmp_path / "never")
+    worker = copy.worker()
+    family = worker.children(recursive=True)
+    assert [process for process in family if "_child_exec_main" in " ".join(process.cmdline())]
+    kill_with_family(worker, family)

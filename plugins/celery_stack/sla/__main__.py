@@ -1,6 +1,6 @@
 """Run the monitor: `python -m celery_stack.sla [--heartbeat FILE]`.
 
-It runs in the environment of an Airflow component whose database role is `sla`.
+It runs in the environment of an Airflow component whose database role is `sla`, and reads it without Airflow.
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from airflow.configuration import conf
-from sqlalchemy.engine import make_url
-from statsd import StatsClient
-
+from celery_stack.options import read_option
 from celery_stack.settings import SettingError, Settings
 from celery_stack.sla import monitor
 from celery_stack.sla.conversation import SmtpServer
-from celery_stack.sla.metrics import Metrics, Statsd
-from celery_stack.sla.patient_statsd import PatientStatsd
 
 
 def main() -> int:
@@ -49,19 +44,19 @@ def main() -> int:
 
 
 def read_config(env: Mapping[str, str], *, heartbeat: Path | None) -> monitor.Config:
-    """Give what the environment, and Airflow's configuration, say.
+    """Give what the environment says.
 
     Raises:
         SettingError: a variable has a wrong value.
     """
     settings = Settings.from_env(env)
-    database = make_url(conf.get_mandatory_value("database", "sql_alchemy_conn"))
-    folder = Path(conf.get_mandatory_value("logging", "base_log_folder"))
+    database = urlsplit(read_option("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", env).strip())
+    folder = Path(env["AIRFLOW__LOGGING__BASE_LOG_FOLDER"])
     return monitor.Config(
-        database=database.set(drivername="postgresql").render_as_string(hide_password=False),
-        broker=conf.get_mandatory_value("celery", "broker_url"),
+        database=database._replace(scheme="postgresql").geturl(),
+        broker=read_option("AIRFLOW__CELERY__BROKER_URL", env).strip(),
         smtp=read_smtp(env),
-        base_url=conf.get("api", "base_url", fallback="") or "http://localhost:8080",
+        base_url=env.get("AIRFLOW__API__BASE_URL") or "http://localhost:8080",
         default_to=[one.strip() for one in settings.SLA_EMAIL_TO.split(",") if one.strip()],
         failure_emails=settings.FAILURE_EMAILS == "on",
         check_s=settings.SLA_CHECK_S,
@@ -69,7 +64,6 @@ def read_config(env: Mapping[str, str], *, heartbeat: Path | None) -> monitor.Co
         callback_env=callback_environment(env),
         log_folder=folder if folder.is_dir() else None,
         heartbeat=heartbeat,
-        metrics=Metrics(statsd_client()),
     )
 
 
@@ -80,26 +74,13 @@ def read_smtp(env: Mapping[str, str]) -> SmtpServer | None:
     return SmtpServer.from_connection_file(Path(file)) if file else None
 
 
-def statsd_client() -> Statsd | None:
-    """Give the client that sends where Airflow sends; None where its metrics are off."""
-    if not conf.getboolean("metrics", "statsd_on"):
-        return None
-    connect = partial(
-        StatsClient,  # asks for the server's address at once, and raises without one
-        host=conf.get_mandatory_value("metrics", "statsd_host"),
-        port=conf.getint("metrics", "statsd_port"),
-        prefix=conf.get_mandatory_value("metrics", "statsd_prefix"),
-    )
-    return PatientStatsd(connect)
-
-
 def callback_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Give the environment of an author's callback: Airflow's settings, connections and Variables stay out.
 
     What lies in the plugins folder can be imported, as in Airflow's own processes.
     """
     own = {name: value for name, value in env.items() if not name.startswith("AIRFLOW_")}
-    folders = [conf.get_mandatory_value("core", "plugins_folder"), env.get("PYTHONPATH", "")]
+    folders = [env["AIRFLOW__CORE__PLUGINS_FOLDER"], env.get("PYTHONPATH", "")]
     return own | {"PYTHONPATH": os.pathsep.join(folder for folder in folders if folder)}
 
 

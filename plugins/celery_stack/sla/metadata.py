@@ -97,7 +97,7 @@ left join lateral (
 ) before on true
 left join lateral (
   select least(before.at, case
-    when t.state not in ('success', 'skipped') then null
+    when coalesce(t.state, 'none') not in ('success', 'skipped') then null  -- cleared, it keeps an end
     when t.state = 'skipped' and r.state = 'failed'
       and (before.failed_then or t.end_date >= r.end_date - interval '2 seconds') then null
     when t.state = 'skipped' and d.fail_fast and exists (

@@ -23,15 +23,12 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from celery_stack.sla import failures, metadata, on_miss, outbox, retention, sender
+from celery_stack import metrics
+from celery_stack.sla import failures, metadata, misses, on_miss, outbox, retention, sender
 from celery_stack.sla.conversation import SmtpServer
-from celery_stack.sla.judge import judge, story
-from celery_stack.sla.log_tail import read_log_tails
-from celery_stack.sla.mail import render_sla_mail
-from celery_stack.sla.metadata import Unfinished, Watched
-from celery_stack.sla.metrics import Metrics
+from celery_stack.sla.judge import judge
+from celery_stack.sla.metadata import Watched
 from celery_stack.sla.reasons import Reasons
-from celery_stack.sla.schema import Blocking, Miss
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +41,6 @@ SILENT = timedelta(seconds=90)
 have been able to say so: that long it is waited for. Workers send a heartbeat every five seconds."""
 RUN_IS_CREATED_WITHIN = timedelta(minutes=10)
 """Runs are committed out of the order of their ids, but not by more than this."""
-GIVEN_UP = "Its run was given up, and what had not run was skipped. Clear it to run it again."
 RETRY_S = 5
 """Between two attempts to deliver or to call back while nothing new is found."""
 PRUNED_EVERY = timedelta(hours=1)
@@ -61,16 +57,6 @@ SESSION: dict[str, Any] = {
     "options": "-c statement_timeout=60s -c timezone=utc"
     " -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
-
-# Of the last days also DAGs without any: what a monitor has told before it was started anew becomes 0.
-UNDELIVERED = """
-select dag_id, count(*) filter (where
-  (state = 'pending' and attempts > 0)
-  or ((state = 'refused' or cardinality(refused) > 0) and created_at > now() - interval '1 day'))
-from sla.mail
-where state = 'pending' or created_at > now() - interval '7 days'
-group by dag_id
-"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +84,6 @@ class Config:
     callback_env: Mapping[str, str] = field(repr=False, default_factory=dict)
     log_folder: Path | None = None
     heartbeat: Path | None = None
-    metrics: Metrics = field(default_factory=Metrics)
 
 
 Errand = Callable[[Connection[Any], Config, Event], None]
@@ -140,21 +125,21 @@ def look(connection: Connection[Any], config: Config, floor: Floor, *, now: date
     with connection.transaction():
         metadata.add_records(connection, floor=floor.at(now), default_to=config.default_to)
     floor.looked(newest, now)
-    misses = defaultdict(list)
+    missed = defaultdict(list)
     for one in metadata.watched(connection):
         if one.verdict == "missed":
-            _follow_up(connection, one, config.metrics)
+            _follow_up(connection, one)
         elif _verdict(one, now) == "missed":
-            misses[one.dag_id, one.run_id].append(one)
+            missed[one.dag_id, one.run_id].append(one)
         elif _verdict(one, now) == "met" and metadata.judged(
             connection, one, verdict="met", finished=one.finished, state=one.state
         ):
-            config.metrics.judged("met", one.dag_id, one.task_id)
-    reasons = Reasons(config.database, config.broker) if misses else None
-    for (dag_id, run_id), missed in misses.items():
+            metrics.count("sla.met", dag_id=one.dag_id, task_id=one.task_id or misses.RUN_AS_TASK)
+    reasons = Reasons(config.database, config.broker) if missed else None
+    for (dag_id, run_id), found in missed.items():
         with _trying(f"Telling of {dag_id} {run_id}", connection):
             assert reasons is not None, "there are misses"  # noqa: S101
-            _tell(connection, config, reasons, dag_id, run_id, missed, now=now)
+            misses.tell(connection, config, reasons, dag_id, run_id, found, now=now)
 
 
 def _verdict(one: Watched, now: datetime) -> str:
@@ -164,129 +149,11 @@ def _verdict(one: Watched, now: datetime) -> str:
     )
 
 
-def _follow_up(connection: Connection[Any], one: Watched, metrics: Metrics) -> None:
+def _follow_up(connection: Connection[Any], one: Watched) -> None:
     if one.finished is not None:
         late = metadata.has_finished(connection, one)
         if late is not None:
-            metrics.late(one.dag_id, one.task_id, late)
-
-
-def _tell(
-    connection: Connection[Any],
-    config: Config,
-    reasons: Reasons,
-    dag_id: str,
-    run_id: str,
-    missed: Sequence[Watched],
-    *,
-    now: datetime,
-) -> None:
-    """Judge the misses of a run and write its mail, both or neither."""
-    unfinished = metadata.unfinished(connection, dag_id, run_id)
-    found = [(one, _miss(one, reasons, unfinished)) for one in missed]
-    with connection.transaction():
-        own = [(one, miss) for one, miss in found if _judged(connection, one, miss)]
-        for recipients, misses in _by_recipients(own).items():
-            _enqueue(connection, config, dag_id, run_id, recipients, misses, now=now)
-    for one, _ in own:
-        logger.info("Missed: %s of %s %s, promised %s", one.name, dag_id, run_id, one.promised)
-        config.metrics.judged("missed", dag_id, one.task_id)
-        if one.finished is not None:
-            config.metrics.late(dag_id, one.task_id, one.finished - one.promised)
-
-
-def _miss(one: Watched, reasons: Reasons, unfinished: Sequence[Unfinished]) -> Miss:
-    finished = one.finished
-    blocking: Sequence[Blocking] = ()
-    if finished is not None:
-        reason = story(one.due_from, one.started, finished)
-    else:
-        blocking = reasons.blocking(one.dag_id, one.run_id, one.task_id, unfinished)
-        reason = _reason(one, blocking)
-    return Miss(
-        record_id=one.id,
-        name=one.name,
-        task_id=one.task_id,
-        due_from=one.due_from,
-        promised=one.promised,
-        finished=finished,
-        state=one.state,
-        reason=reason,
-        blocking=tuple(blocking),
-    )
-
-
-def _reason(one: Watched, blocking: Sequence[Blocking]) -> str:
-    """Give the reason of the task itself, in the state that speaks for it; of a run, of its first task."""
-    own = [task for task in blocking if _task_id(task) == one.task_id] if one.task_id else blocking
-    speaks = next((task for task in own if task.state == one.worst), None) or next(iter(own), None)
-    if speaks is None and one.worst == "skipped":
-        return GIVEN_UP
-    if speaks is None or not speaks.why:
-        return ""
-    return " ".join((speaks.why if one.task_id else f"{speaks.task}: {speaks.why}").split())
-
-
-def _task_id(task: Blocking) -> str:
-    return task.task.partition("[")[0]
-
-
-def _judged(connection: Connection[Any], one: Watched, miss: Miss) -> bool:
-    return metadata.judged(
-        connection,
-        one,
-        verdict="missed",
-        finished=miss.finished,
-        state=miss.state,
-        reason=miss.reason,
-        blocking=miss.blocking,
-    )
-
-
-def _by_recipients(
-    found: Sequence[tuple[Watched, Miss]],
-) -> dict[tuple[str, ...], list[Miss]]:
-    """Give the misses of a run that each group of people is told of, in one mail."""
-    groups: dict[tuple[str, ...], list[Miss]] = defaultdict(list)
-    for one, miss in found:
-        if not one.catches_up:
-            groups[tuple(one.recipients)].append(miss)
-    return groups
-
-
-def _enqueue(
-    connection: Connection[Any],
-    config: Config,
-    dag_id: str,
-    run_id: str,
-    recipients: Sequence[str],
-    misses: Sequence[Miss],
-    *,
-    now: datetime,
-) -> None:
-    names = [task.task for miss in misses for task in miss.blocking]
-    names += [miss.task_id for miss in misses if miss.task_id]
-    tails = read_log_tails(
-        config.log_folder, dag_id=dag_id, run_id=run_id, tasks=dict.fromkeys(names)
-    )
-    rendered = render_sla_mail(
-        dag_id=dag_id,
-        run_id=run_id,
-        misses=misses,
-        now=now,
-        base_url=config.base_url,
-        log_tails=tails,
-    )
-    outbox.enqueue(
-        connection,
-        key=f"sla:{dag_id}:{run_id}:{min(miss.record_id for miss in misses)}",
-        kind="sla",
-        dag_id=dag_id,
-        run_id=run_id,
-        recipients=recipients,
-        rendered=rendered,
-        record_ids=[miss.record_id for miss in misses],
-    )
+            misses.measure_lateness(one, late)
 
 
 def _wait_for_lead(connection: Connection[Any], config: Config, stop: Event) -> None:
@@ -302,7 +169,7 @@ def _wait_for_lead(connection: Connection[Any], config: Config, stop: Event) -> 
 def _lead(connection: Connection[Any], config: Config, stop: Event) -> None:
     """Look again and again; mails and callbacks go out beside it, until this ends."""
     floor, failed_since, prune_at = Floor(), failures.Since(), datetime.now(UTC)
-    with _beside(config, stop, _send_mails, _call_back) as news:
+    with _beside(config, stop, _Mails(), _call_back) as news:
         while not stop.is_set():
             now = datetime.now(UTC)
             with _trying("Looking at what is promised", connection):
@@ -359,16 +226,17 @@ def _repeat(errand: Errand, config: Config, over: Event, news: Event) -> None:
             over.wait(config.check_s)
 
 
-def _send_mails(connection: Connection[Any], config: Config, over: Event) -> None:
-    with _trying("Sending mails", connection):
-        sender.send_due(connection, config.smtp, now=datetime.now(UTC), stop=over)
-    with _trying("Counting mails", connection):
-        count_undelivered(connection, config.metrics)
+class _Mails:
+    """Sends what is due, and tells how much of it did not get through."""
 
+    def __init__(self) -> None:
+        self._undelivered = outbox.Undelivered()
 
-def count_undelivered(connection: Connection[Any], metrics: Metrics) -> None:
-    """Tell of each DAG how many mails did not get through."""
-    metrics.undelivered(dict(connection.execute(UNDELIVERED).fetchall()))
+    def __call__(self, connection: Connection[Any], config: Config, over: Event) -> None:
+        with _trying("Sending mails", connection):
+            sender.send_due(connection, config.smtp, now=datetime.now(UTC), stop=over)
+        with _trying("Counting mails", connection):
+            self._undelivered.tell(connection)
 
 
 def _call_back(connection: Connection[Any], config: Config, over: Event) -> None:

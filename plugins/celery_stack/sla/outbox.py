@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
+from celery_stack import metrics
 from celery_stack.sla.mail import Rendered
 
 if TYPE_CHECKING:
@@ -24,6 +25,15 @@ values (%(key)s, %(kind)s, %(dag_id)s, %(run_id)s, %(message_id)s, %(recipients)
         %(text)s, %(html)s, %(state)s, %(last_error)s)
 on conflict (key) do nothing
 returning id
+"""
+# Of the last days also DAGs without any: what a sender has told before it was started anew becomes 0.
+UNDELIVERED = """
+select dag_id, count(*) filter (where
+  (state = 'pending' and attempts > 0)
+  or ((state = 'refused' or cardinality(refused) > 0) and created_at > now() - interval '1 day'))
+from sla.mail
+where state = 'pending' or created_at > now() - interval '7 days'
+group by dag_id
 """
 TELLS_OF = "insert into sla.mail_record (mail_id, record_id) select %s, unnest(%s::bigint[])"
 
@@ -67,3 +77,17 @@ def enqueue(
         return False
     connection.execute(TELLS_OF, (row[0], list(record_ids)))
     return True
+
+
+class Undelivered:
+    """Tells of each DAG how many mails wait after a failed try, or did not reach all; 0 once they are through."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def tell(self, connection: Connection[Any]) -> None:
+        """Count them, and tell Prometheus."""
+        found = dict(connection.execute(UNDELIVERED).fetchall())
+        for dag_id in sorted({*found, *self._told}):
+            metrics.gauge("sla.undelivered", found.get(dag_id, 0), dag_id=dag_id)
+        self._told |= set(found)

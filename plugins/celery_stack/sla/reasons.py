@@ -1,6 +1,8 @@
 """Why a promise is broken: what holds the run or the task, as `make why` says it.
 
 A reason never keeps a mail from being sent: what cannot be found out within its time is left out.
+
+Airflow's models, with which they are found out, take 80 MiB: they are imported with the first miss.
 """
 
 from __future__ import annotations
@@ -8,18 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from airflow.models import DagRun
-from airflow.models.dagbag import DBDagBag
-from sqlalchemy import create_engine, select
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
-
-from celery_stack.live_workers import connect
 from celery_stack.sla.metadata import Unfinished
 from celery_stack.sla.schema import Blocking
-from celery_stack.why import Code, UnknownTaskError, explain
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -30,8 +25,14 @@ ASK_FOR_S = 30
 """All reasons of one look together: each queued task costs questions to the workers."""
 SHOWN = 20
 """Blocking tasks of one miss; a run of thousands shows its first ones."""
-FOLLOWS = frozenset({Code.UPSTREAM})
-"""Tasks that only wait for others, which are listed themselves."""
+
+
+def _import_airflow() -> None:
+    """Import what Airflow sets up logging with, and leave logging as it was."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    import_module("airflow.models")
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 class Reasons:
@@ -43,6 +44,12 @@ class Reasons:
     """
 
     def __init__(self, url: str, broker_url: str) -> None:
+        _import_airflow()
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import NullPool
+
+        from celery_stack.live_workers import connect
+
         self._engine = create_engine(url, poolclass=NullPool)
         self._broker: Celery = connect(broker_url)
         self._known: dict[tuple[str, str, str, int], tuple[str, bool]] = {}
@@ -77,6 +84,10 @@ class Reasons:
         return self._known[key]
 
     def _explain(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> tuple[str, bool]:
+        from sqlalchemy.orm import Session
+
+        from celery_stack.why import Code, UnknownTaskError, explain
+
         try:
             with Session(self._engine) as session:
                 found = explain(
@@ -87,10 +98,15 @@ class Reasons:
         except Exception:
             logger.exception("Why %s %s %s waits is not known", dag_id, run_id, task_id)
             return "", False
-        return found.text, found.code in FOLLOWS
+        return found.text, found.code == Code.UPSTREAM  # those it waits for are listed themselves
 
     def _upstream(self, dag_id: str, run_id: str, task_id: str) -> set[str]:
         """Give the ids of the task and of all that it waits for; it alone if its DAG is gone."""
+        from airflow.models import DagRun
+        from airflow.models.dagbag import DBDagBag
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
         query = select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
         try:
             with Session(self._engine) as session:

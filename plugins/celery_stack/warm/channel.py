@@ -28,7 +28,10 @@ def send(end: socket.socket, message: dict[str, Any], fds: Iterable[int] = ()) -
 
 def receive(end: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """Give the next message and its open files; None once nobody holds the other end."""
-    data, fds, _, _ = socket.recv_fds(end, MAX_MESSAGE_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, fds, _, _ = socket.recv_fds(end, MAX_MESSAGE_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # gone, and had not read all that it was sent
+        return None, []
     return (json.loads(data) if data else None), fds
 
 

@@ -15,6 +15,7 @@ from celery_stack.warm.internals import find_differences
 from celery_stack.warm.sources import Signature, find_change
 
 if TYPE_CHECKING:
+    from celery_stack.warm.renewal import Renewal
     from celery_stack.warm.supervisor import WarmSupervisor
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class WorkerState:
     forking: bool = False  # it has begun to fork the pool
     template_server: socket.socket | None = None
     preloaded: dict[str, Signature | None] = field(default_factory=dict)
+    renewal: Renewal | None = None  # of the pool, for the main process itself
 
 
 STATE = WorkerState()

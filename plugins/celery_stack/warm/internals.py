@@ -17,7 +17,7 @@ CALLS: tuple[tuple[str, str, frozenset[str]], ...] = (
     (
         SUPERVISOR,
         "WatchedSubprocess.start",
-        frozenset({"target", "logger", "use_exec", "new_process_group", "constructor_kwargs"}),
+        frozenset({"target", "logger", "new_process_group", "constructor_kwargs"}),
     ),
     (
         SUPERVISOR,
@@ -42,6 +42,7 @@ CALLS: tuple[tuple[str, str, frozenset[str]], ...] = (
         frozenset({"requests", "child_stdout", "child_stderr", "log_fd", "target"}),
     ),
     (SUPERVISOR, "_subprocess_main", frozenset()),
+    (SUPERVISOR, "_child_exec_main", frozenset()),
     (SUPERVISOR, "_configure_logs_over_json_channel", frozenset({"log_fd"})),
     (SUPERVISOR, "_make_process_nondumpable", frozenset()),
     (TASK_RUNNER, "parse", frozenset({"what", "log"})),

@@ -24,7 +24,7 @@ AIRFLOW_MODULES = (
     "celery_stack.hostname",
     "celery_stack.retries",
     "celery_stack.warm.coordinator",
-    "celery_stack.warm.server",
+    "celery_stack.warm.guardian",
 )
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,14 @@ def import_all(names: Iterable[str]) -> list[str]:
 
 def make_shared() -> None:
     """Make what every process forked from here would else make for itself, and keep."""
+    from airflow import settings
     from airflow.sdk.api import client
 
     from celery_stack.warm.template import build_adapters
 
     build_adapters()
+    # Workers have no metadata database, but a pool of connections to it, which each fork would make anew: two MiB.
+    settings.dispose_orm(do_log=False)
     # Where it is loaded, Celery has each process of its pool parse a declaration in C; the parser stays, six MiB.
     if cffi := sys.modules.get("cffi"):
         cffi.FFI().cdef("int prctl(int, ...);")
@@ -52,6 +55,12 @@ def make_shared() -> None:
 def freeze() -> None:
     """Keep the collector away from what is there, so that its pages stay shared after a fork."""
     gc.collect()
+    gc.freeze()
+
+
+def freeze_again() -> None:
+    """Do so without a look at all that is there: the look itself would write to it."""
+    gc.collect(1)
     gc.freeze()
 
 

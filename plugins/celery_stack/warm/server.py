@@ -1,7 +1,7 @@
 """The template server: makes a template for each DAG file that tasks ask for, and retires it in time.
 
-One per worker, forked from Celery's main process before its pool. It never keeps a task waiting: while
-there is no template that fits, it declines, and the supervisor forks a task that parses for itself.
+One per worker, forked by its guardian. It never keeps a task waiting: while there is no template that
+fits, it declines, and the supervisor forks a task that parses for itself.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
+from celery_stack import metrics
 from celery_stack.warm.channel import close_fds, make_pair, receive, send
 from celery_stack.warm.lifelines import die_with_parent
 from celery_stack.warm.sources import Signature, find_change
-from celery_stack.warm.template import run_template
+from celery_stack.warm.template import log_as_tasks_do, run_template
 
 Key: TypeAlias = tuple[str, str | None, str]  # bundle, version, path of the file in it
 
@@ -34,8 +34,6 @@ REBUILD_S = 5.0
 # DagBag gives an import 30 seconds; what hangs beyond that hangs outside Python.
 MAX_PARSE_S = 120.0
 SWEEP_S = 30.0
-
-STANDARD_FILES = (0, 1, 2)
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +71,9 @@ class Template:
 class TemplateServer:
     """Answers the supervisors' requests of one worker, which arrive on `control`."""
 
-    def __init__(self, control: socket.socket, *, most: int) -> None:
+    def __init__(self, control: socket.socket, log_fd: int, *, most: int) -> None:
         self._control = control
+        self._log_fd = log_fd
         self._most = most
         self._templates: dict[Key, Template] = {}
         self._selector = selectors.DefaultSelector()
@@ -106,7 +105,7 @@ class TemplateServer:
             return
         try:
             if objection := self._pass_on(request, fds):
-                _decline(fds[0], objection)
+                decline(fds[0], objection)
         finally:
             close_fds(fds)
 
@@ -149,8 +148,8 @@ class TemplateServer:
             ours.close()
             self._forget_everything()
             die_with_parent(server)
-            _set_title(f"airflow template: {request['path']}")
-            run_template(request, theirs)
+            set_title(f"airflow template: {request['path']}")
+            run_template(request, theirs, server, self._log_fd)
         theirs.close()
         ours.setblocking(False)
         template = Template(pid, ours)
@@ -205,48 +204,32 @@ class TemplateServer:
             template.channel.close()
 
 
-def serve(control: socket.socket, parent: int, *, most: int) -> NoReturn:
-    """Be the template server of the worker whose main process is `parent`."""
-    from airflow.sdk.execution_time.supervisor import _make_process_nondumpable
-
+def serve(control: socket.socket, guardian: int, *, most: int) -> NoReturn:
+    """Be the template server that the process `guardian` has forked; exit with 0 if it was left alone."""
+    code = 1
     try:
-        die_with_parent(parent)
-        # Tasks of one worker must not read each other's memory; as in Airflow's supervisor.
-        _make_process_nondumpable()
-        # It ends with its worker, which may take its time after a signal to the whole group.
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-            signal.signal(name, signal.SIG_IGN)
-        gc.disable()
-        _drop_files({*STANDARD_FILES, control.fileno()})
-        _set_title("airflow templates")
-        TemplateServer(control, most=most).run()
+        die_with_parent(guardian)
+        metrics.reconnect()  # for every task that is forked from here
+        set_title("airflow templates")
+        log_fd = log_as_tasks_do()
+        gc.freeze()
+        TemplateServer(control, log_fd, most=most).run()
+        code = 0
     except BaseException:
-        log.exception("The template server ends; tasks parse for themselves")
+        log.exception("The template server ends")
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
-def _drop_files(keep: set[int]) -> None:
-    """Drop the worker's open files but `keep`: a pipe of its pool held open here would hide an end.
-
-    Their numbers stay taken, because objects that were inherited with them still close them.
-    """
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd not in keep and fd != nothing:
-            with suppress(OSError):  # the listing's own
-                os.fstat(fd)
-                os.dup2(nothing, fd, inheritable=False)
-    os.close(nothing)
-
-
-def _set_title(title: str) -> None:
+def set_title(title: str) -> None:
+    """Say in the list of processes what this one is."""
     from setproctitle import setproctitle
 
     setproctitle(title)
 
 
-def _decline(fd: int, reason: str) -> None:
+def decline(fd: int, reason: str) -> None:
+    """Tell the supervisor at the other end of `fd` to start its task itself."""
     with socket.socket(fileno=os.dup(fd)) as supervisor:
         _try_send(supervisor, {"declined": reason})
 

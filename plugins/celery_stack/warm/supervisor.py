@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
@@ -29,6 +30,8 @@ from celery_stack.warm.lifelines import die_with_parent
 
 # A template forks within milliseconds; the server parses nothing itself.
 ANSWER_TIMEOUT_S = 5.0
+# A task's entry point in a new interpreter, on the files 0, 1 and 2 that its supervisor gave it.
+FRESH_TASK = f"from {airflow_supervisor.__name__} import _child_exec_main; _child_exec_main()"
 
 # As psutil gives the exit code of a process that a signal ended; Airflow looks at its name.
 EndedBySignal = IntEnum("EndedBySignal", {name.name: -name.value for name in signal.Signals})  # type: ignore[misc]
@@ -81,8 +84,6 @@ class TemplateChild(ProcessTracker):
                 message, _ = receive(self._template)
             except BlockingIOError:
                 raise TimeoutError from None
-            except ConnectionError:
-                message = None
             code = message["exit"] if message else -signal.SIGKILL
             self._exit_code = EndedBySignal(code) if code < 0 else code
             self._template.close()
@@ -145,7 +146,14 @@ class WarmSupervisor(ActivitySubprocess):
     @classmethod
     def start_fresh(cls, **start: Any) -> Self:
         """Start a task in a new interpreter, as ActivitySubprocess.start does where a fork is unsafe."""
-        return cls._begin(partial(super(ActivitySubprocess, cls).start, use_exec=True), **start)
+        parent, environment = os.getpid(), dict(os.environ)
+
+        def run_interpreter() -> None:
+            die_with_parent(parent)  # this outlives an exec
+            command = [sys.executable, "-c", FRESH_TASK]
+            os.execve(sys.executable, command, environment)  # noqa: S606 - exec is the point
+
+        return cls.start(target=run_interpreter, **start)
 
     @classmethod
     def _begin(

@@ -27,7 +27,7 @@ from importlib.util import source_from_cache
 from typing import Any, NoReturn
 
 from celery_stack.warm.channel import close_fds, receive, send
-from celery_stack.warm.lifelines import die_with_parent
+from celery_stack.warm.lifelines import die_with_parent, outlive_parent
 from celery_stack.warm.sources import Signature, is_installed, take_signatures
 
 # A file written this shortly before it was read may have been written again within the same tick.
@@ -64,14 +64,20 @@ class NoSupervisor:
         raise RuntimeError(f"There is no supervisor to ask ({name}) while a template is made.")
 
 
-def run_template(request: dict[str, Any], channel: socket.socket) -> NoReturn:
-    """Parse the file, report, and fork tasks until the server hangs up and the last one has ended."""
+def run_template(
+    request: dict[str, Any], channel: socket.socket, server: int, log_fd: int
+) -> NoReturn:
+    """Parse the file, report, and fork tasks until the server hangs up and the last one has ended.
+
+    Args:
+        log_fd: what log_as_tasks_do gave.
+    """
     try:
-        with capturing() as output:
+        with capturing(log_fd) as output:
             report = parse_once(request)
         send(channel, report)
         if not report["unfit"]:
-            Forks(channel, output).run()
+            Forks(channel, server, output).run()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -97,19 +103,36 @@ class Output:
             log.write(self.log)
 
 
-@contextmanager
-def capturing() -> Iterator[Output]:
-    """Capture what is printed and logged, with logging set up as in a task; it stays so afterwards."""
+def log_as_tasks_do() -> int:
+    """Set up logging as in a task, before templates are forked: it writes to 6 MiB that each would have of its own.
+
+    Returns: the descriptor that logs go to: of this process, its standard error.
+    """
     from airflow.sdk.execution_time import supervisor
 
-    output = Output(os.memfd_create("log"))
-    supervisor._configure_logs_over_json_channel(output.log_fd)
+    log_fd = os.dup(2)
+    supervisor._configure_logs_over_json_channel(log_fd)
+    _open_streams()
+    return log_fd
+
+
+def _open_streams() -> None:
+    """Setting up logging has closed the former ones; a task opens its own."""
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False)) for fd in (1, 2))
+
+
+@contextmanager
+def capturing(log_fd: int) -> Iterator[Output]:
+    """Capture what is printed and logged; logs go to memory afterwards, too."""
+    memory = os.memfd_create("log")
+    os.dup2(memory, log_fd, inheritable=False)
+    os.close(memory)
+    output = Output(log_fd)
     kept = {fd: os.dup(fd) for fd in (1, 2)}
     files = {fd: os.memfd_create(f"output-{fd}") for fd in (1, 2)}
     for fd, file in files.items():
         os.dup2(file, fd)
-    # Setting up logging has closed the former ones; a task opens its own.
-    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False)) for fd in (1, 2))
+    _open_streams()
     try:
         yield output
     finally:
@@ -285,10 +308,14 @@ def _count_threads() -> int:
 
 
 class Forks:
-    """Forks a task for each request of the channel, and reports its exit code to its supervisor."""
+    """Forks a task for each request of the channel, and reports its exit code to its supervisor.
 
-    def __init__(self, channel: socket.socket, output: Output) -> None:
+    While it has tasks it outlives its server: they are not to die of what happened to that.
+    """
+
+    def __init__(self, channel: socket.socket, server: int, output: Output) -> None:
         self._channel = channel
+        self._server = server
         self._output = output
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._on_request)
@@ -324,6 +351,7 @@ class Forks:
             other.close()
 
     def _watch(self, pid: int, supervisor: socket.socket) -> None:
+        outlive_parent()
         with suppress(OSError):
             os.setpgid(pid, pid)  # as the task does itself: the group is there whoever is faster
         pidfd = os.pidfd_open(pid)
@@ -343,6 +371,8 @@ class Forks:
             self._selector.unregister(supervisor)
             _tell(supervisor, {"exit": os.waitstatus_to_exitcode(status)})
             supervisor.close()
+        if not self._supervisors:
+            die_with_parent(self._server)
 
     def _on_supervisor_gone(self, pid: int, supervisor: socket.socket) -> None:
         """A supervisor says nothing: what can be read is that it is gone, and its task must go too."""

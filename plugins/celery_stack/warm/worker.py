@@ -10,7 +10,23 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any, NoReturn
 
-from celery.signals import worker_before_create_process, worker_init, worker_process_init
+from celery.signals import (
+    celeryd_init,
+    heartbeat_sent,
+    worker_before_create_process,
+    worker_init,
+    worker_process_init,
+    worker_ready,
+)
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def bound_memory(conf: Any, **_: Any) -> None:
+    """Have Celery replace, between two tasks, a process of its pool that has grown too large."""
+    from celery_stack.settings import Settings
+
+    kib = Settings.from_env(os.environ).WORKER_PROCESS_MAX_MIB * 1024
+    conf.worker_max_memory_per_child = kib or None
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
@@ -30,14 +46,14 @@ def prepare(**_: Any) -> None:
 
 @worker_before_create_process.connect  # type: ignore[untyped-decorator]
 def fork_templates(**_: Any) -> None:
-    """Fork the template server, as late as can be before Celery forks its pool for the first time.
+    """Fork the guardian of the template server, as late as can be before Celery forks its pool for the first time.
 
     What the main process does after a fork un-shares memory: here all of its start is behind it.
     """
     from celery_stack.settings import Settings
-    from celery_stack.warm import coordinator, preload, server
+    from celery_stack.warm import coordinator, guardian, preload
 
-    if coordinator.STATE.forking:  # this is not the first process of the pool
+    if coordinator.STATE.forking:  # not the first process of the pool, or one that replaces another
         return
     coordinator.STATE.forking = True
     supported = coordinator.is_supported()
@@ -45,7 +61,29 @@ def fork_templates(**_: Any) -> None:
         coordinator.STATE.preloaded = preload.preloaded_sources()
     preload.freeze()
     if supported and (most := Settings.from_env(os.environ).WARM_TEMPLATES):
-        coordinator.STATE.template_server = _fork_server(server.serve, most)
+        coordinator.STATE.template_server = _fork_guardian(guardian.guard, most)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def renew_pool(sender: Any, **_: Any) -> None:
+    """Have idle processes of the pool renewed: not where they import for themselves, and would do so again."""
+    from celery_stack.settings import Settings
+    from celery_stack.warm import coordinator, preload, renewal
+
+    if Settings.from_env(os.environ).WARM_IMPORTS == "none":
+        return
+    # Airflow has just unfrozen everything. Celery collects before each further fork, which would write to it all.
+    preload.freeze_again()
+    coordinator.STATE.renewal = renewal.renewal_of(sender.pool._pool)
+
+
+@heartbeat_sent.connect  # type: ignore[untyped-decorator]
+def look_at_pool(**_: Any) -> None:
+    """Celery's main process sends one every two seconds, from the loop that hands out tasks."""
+    from celery_stack.warm import coordinator
+
+    if coordinator.STATE.renewal:
+        coordinator.STATE.renewal.look()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -57,13 +95,13 @@ def end_with_worker(**_: Any) -> None:
         lifelines.die_with_parent(os.getppid())
 
 
-def _fork_server(serve: Callable[..., NoReturn], most: int) -> socket:
+def _fork_guardian(guard: Callable[..., NoReturn], most: int) -> socket:
     from celery_stack.warm.channel import make_pair
 
     ours, theirs = make_pair()
     parent = os.getpid()
     if not os.fork():
         ours.close()
-        serve(theirs, parent, most=most)
+        guard(theirs, parent, most=most)
     theirs.close()
     return ours

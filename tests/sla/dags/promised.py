@@ -111,8 +111,43 @@ def without_scheduler():
     quick()
 
 
+@dag(**STOCK, deadline=[run_sla(seconds=5)])
+def without_triggerer():
+    slow()
+
+
+@dag(**STOCK, deadline=[task_sla("slow", minutes=5)])
+def cleared():
+    slow()
+
+
 @dag(**STOCK, deadline=[run_sla(seconds=4)])
 def cut_off():
+    slow()
+
+
+@dag(**STOCK, deadline=[run_sla(seconds=4, to=["gone@example.org", "team@example.org"])])
+def refused():
+    slow()
+
+
+@dag(**STOCK, deadline=[run_sla(seconds=4, to=["greylisting@example.org"])])
+def greylisted():
+    slow()
+
+
+@dag(**STOCK, deadline=[run_sla(seconds=4)])
+def server_down():
+    slow()
+
+
+@dag(**STOCK, deadline=[run_sla(seconds=4)])
+def over_starttls():
+    slow()
+
+
+@dag(**STOCK, deadline=[run_sla(seconds=4)])
+def over_tls():
     slow()
 
 
@@ -151,7 +186,14 @@ for make in (
     changed,
     seen_late,
     without_scheduler,
+    without_triggerer,
+    cleared,
     cut_off,
+    refused,
+    greylisted,
+    server_down,
+    over_starttls,
+    over_tls,
     every_minute,
     daily,
 ):

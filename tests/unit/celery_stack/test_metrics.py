@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from airflow.sdk._shared.listeners.spec import taskinstance
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from celery.signals import before_task_publish, worker_ready
+from statsd import StatsClient
 
 from celery_stack import metrics
 from celery_stack.publish_time import HEADER, seconds_waited, stamp_messages
@@ -22,17 +24,7 @@ from celery_stack.worker_metrics import TOLD, consumed, worker_pool_of
 from compose.guard import Guard
 from compose.maintenance import measure_disk
 from stack_plugin import StackPlugin
-from tests.unit.celery_stack.exporter import Exporter
-
-
-@pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exporter]:
-    """Where the environment says that metrics go."""
-    exporter = Exporter()
-    for name, value in {"ON": "True", "HOST": "127.0.0.1", "PORT": str(exporter.port)}.items():
-        monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
-    yield exporter
-    exporter.close()
+from tests.exporter import Exporter
 
 
 def test_samples_carry_prefix_tags_and_unit(exporter: Exporter):
@@ -65,13 +57,25 @@ def test_nothing_is_sent_where_metrics_are_off(exporter: Exporter, monkeypatch: 
     assert exporter.wait_for("airflow") == ["airflow.backup.made:1|c"]
 
 
-def test_exporter_without_an_address_is_asked_for_again(
+def test_exporter_without_an_address_is_asked_for_now_and_then(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ):
-    """A worker that starts before it loses samples, not its work, and finds it later."""
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_HOST", "statsd-exporter.invalid")
+    """A process that starts before it loses samples, not its work; a look-up may take seconds."""
+    asked, known = [], False
+
+    def client(*args: Any, **options: Any) -> StatsClient:
+        asked.append(args)
+        if not known:
+            raise socket.gaierror("Name or service not known")
+        return StatsClient("127.0.0.1", exporter.port, **options)
+
+    monkeypatch.setattr(metrics, "StatsClient", client)
+    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_HOST", "statsd-exporter")
+    metrics.gauge("worker.slots", 3)
     metrics.gauge("worker.slots", 4)
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_HOST", "127.0.0.1")
+    assert len(asked) == 1
+    known, later = True, time.monotonic() + metrics.ASK_AGAIN_S
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: later)
     metrics.gauge("worker.slots", 5)
     assert exporter.wait_for("airflow") == ["airflow.worker.slots:5|g"]
 

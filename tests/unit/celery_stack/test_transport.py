@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +70,7 @@ def test_entry_that_is_no_message_is_dropped_and_told(
     celery: Celery, entry: bytes, said: str, caplog: pytest.LogCaptureFixture
 ):
     """The task behind it runs."""
+    caplog.set_level("INFO")
     result = send_behind(celery, entry)
     assert result.get(timeout=20) == 42
     assert said in caplog.text
@@ -89,6 +89,7 @@ def test_message_that_no_task_takes_is_dropped_and_told(
     celery: Celery, message: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
 ):
     """Celery's own doing, which we rely on."""
+    caplog.set_level("INFO")
     message = message | {"properties": SENT | {"body_encoding": "base64"}}
     result = send_behind(celery, json.dumps(message).encode())
     assert result.get(timeout=20) == 42
@@ -102,7 +103,6 @@ def test_sound_message_has_no_problem():
 
 def send_behind(celery: Celery, entry: bytes) -> AsyncResult:
     """Put `entry` into the queue, and a task behind it."""
-    logging.getLogger().setLevel(logging.INFO)
     with redis.Redis.from_url(celery.conf.broker_url) as client:
         client.lpush("default", entry)
     result: AsyncResult = celery.send_task("double", (21,))

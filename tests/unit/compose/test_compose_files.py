@@ -111,6 +111,8 @@ def test_every_volume_of_secrets_has_readers_and_an_owner():
     assert readers["worker"] == {"worker", "worker-cpu-train"}
     assert readers["postgres"] == {"postgres", "init"}
     assert readers["redis"] == {"redis"}
+    assert readers["alertmanager"] == {"alertmanager"}
+    assert readers["postgres-exporter"] == {"postgres-exporter"}
     assert readers["sla"] == {"sla"}
     assert readers["smtp"] == {"dag-processor", "triggerer", "sla"}
 
@@ -122,7 +124,8 @@ def test_settings_reach_the_processes_that_read_them():
     known = {*Settings.model_fields, *MLSettings.model_fields, *load_declarations({}).variables()}
     own = (*WORKERS, "sla")
     worker = {k: v for name in own for k, v in services()[name]["environment"].items()}
-    secrets = {name for name in services()["secrets"]["environment"] if name.startswith("SMTP_")}
+    own_of_mail = ("SMTP_", "ALERT_")
+    secrets = {n for n in services()["secrets"]["environment"] if n.startswith(own_of_mail)}
     published = {"API_PORT", "FLOWER_PORT"}
     assert passed | (known & worker.keys()) | secrets == known - NO_DOCKER - published
     assert not passed & (worker.keys() | secrets)

@@ -52,7 +52,8 @@ def test_alert_tells_what_how_bad_and_where_to_read_on(name: str):
     assert alert["labels"] == {"severity": alert["labels"]["severity"]}
     assert alert["labels"]["severity"] in ("critical", "warning")
     assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert alert["annotations"]["runbook_url"] == f"monitoring/runbook.md#{name.lower()}"
+    link = f"{{{{ $externalLabels.airflow }}}}/runbook/#{name.lower()}"
+    assert alert["annotations"]["runbook_url"] == link
 
 
 @pytest.mark.parametrize("name", sorted(alerts()))
@@ -90,6 +91,26 @@ def test_what_waits_is_counted_in_every_declared_queue():
     assert f"./monitoring/redis/queues.lua:{path}:ro" in exporter["volumes"]
     [listed] = re.findall(r"^local queues = \{(.+)\}$", SCRIPT.read_text(), re.MULTILINE)
     assert re.findall(r'"(\w+)"', listed) == list(load_declarations({}).queues)
+
+
+def test_what_is_scraped_is_a_service_on_the_network_of_prometheus():
+    """By the name under which it is found there."""
+    services = read("compose/monitoring.yaml")["services"]
+    jobs = read("monitoring/prometheus/prometheus.yml")["scrape_configs"]
+    targets = [t for job in jobs for config in job["static_configs"] for t in config["targets"]]
+    hosts = {target.split(":")[0] for target in targets} - {"localhost"}
+    assert hosts == {"statsd-exporter", "redis-exporter", "postgres-exporter", "alertmanager"}
+    for host in hosts:
+        assert "metrics" in services[host]["networks"], host
+
+
+def test_of_postgres_is_kept_what_is_used():
+    """Its exporter knows hundreds of metrics more."""
+    jobs = {one["job_name"]: one for one in read("monitoring/prometheus/prometheus.yml")["scrape_configs"]}  # fmt: skip
+    [rule] = jobs["postgres"]["metric_relabel_configs"]
+    assert rule["action"] == "keep"
+    for name in read("monitoring/exporter_metrics.yml")["postgres_exporter"]:
+        assert re.fullmatch(rule["regex"], name), name
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool; the e2e tests have it")

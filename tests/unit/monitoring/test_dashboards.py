@@ -167,9 +167,11 @@ def test_grafana_finds_its_source_its_dashboards_and_the_runbook():
     assert mounts["/usr/share/grafana/public/runbook.txt"] == "./monitoring/runbook.md"
     for kind in ("datasources", "dashboards"):
         assert mounts[f"/etc/grafana/provisioning/{kind}"].endswith(f"grafana/provisioning/{kind}")
+    assert provider["type"] == "file"
     [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())[
         "datasources"
     ]
+    assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
     assert {read(f)["templating"]["list"][0]["current"]["value"] for f in FILES} == {source["uid"]}
 
 

@@ -189,6 +189,20 @@ class Catcher:
         return f"250 2.0.0 Ok: queued as {message['ID']}"
 
 
+class Server(SMTP):
+    """Asks for a login in the words of other servers; Alertmanager answers no others."""
+
+    AuthLoginUsernameChallenge = "Username:"
+    AuthLoginPasswordChallenge = "Password:"
+
+
+class Servers(Controller):
+    """Makes such servers."""
+
+    def factory(self) -> Server:
+        return Server(self.handler, **self.SMTP_kwargs)
+
+
 def smtp_server(settings: Settings, mailbox: Mailbox) -> Controller:
     """Give the SMTP server, with logins and TLS as set."""
     logins, tls = settings.logins("MP_SMTP_AUTH"), settings.tls()
@@ -205,7 +219,7 @@ def smtp_server(settings: Settings, mailbox: Mailbox) -> Controller:
 
     host, port = settings.address("MP_SMTP_BIND_ADDR")
     starttls = {"tls_context": tls, "require_starttls": settings.switch("MP_SMTP_REQUIRE_STARTTLS")}
-    return Controller(
+    return Servers(
         Catcher(mailbox),
         hostname=host,
         port=port,

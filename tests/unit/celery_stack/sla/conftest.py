@@ -13,7 +13,7 @@ import pytest
 from psycopg import Connection
 
 from celery_stack.sla import schema
-from tests.unit.celery_stack.sla.mail_servers import Mailbox, server_certificate
+from tests.mail_servers import Mailbox, server_certificate
 from tests.warehouse.embedded import running_warehouse
 
 

@@ -16,7 +16,7 @@ from celery_stack.sla import conversation
 from celery_stack.sla.mail import Rendered
 from celery_stack.sla.outbox import enqueue
 from celery_stack.sla.sender import send_due
-from tests.unit.celery_stack.sla.mail_servers import (
+from tests.mail_servers import (
     Mailbox,
     answer_until,
     mail_server,

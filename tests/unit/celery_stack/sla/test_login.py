@@ -16,7 +16,7 @@ from celery_stack.settings import Settings
 from celery_stack.sla.conversation import SmtpServer
 from celery_stack.sla.sender import send_due
 from compose.secret_files import smtp_connections, write_secret
-from tests.unit.celery_stack.sla.mail_servers import (
+from tests.mail_servers import (
     PASSWORD,
     USER,
     Mailbox,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
-from datetime import timedelta
+import subprocess
+import sys
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
 from celery_stack.settings import SettingError, Settings
 from celery_stack.sla.__main__ import callback_environment, read_config, read_smtp
-from celery_stack.sla.metrics import Statsd
-from celery_stack.sla.patient_statsd import RETRY_S, PatientStatsd
 from compose.secret_files import smtp_connections
 
 SECRET = "postgresql+psycopg2://sla:hidden@db:5432/airflow"
@@ -49,48 +48,31 @@ def test_configuration_is_read_once(env: dict[str, str]):
     assert "hidden" not in repr(config)
 
 
+def test_secrets_come_from_the_files_that_their_commands_print(env: dict[str, str], tmp_path: Path):
+    """As both ways of running set them: the environment says where they are, and holds none."""
+    del env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], env["AIRFLOW__CELERY__BROKER_URL"]
+    for option, secret in (
+        ("DATABASE__SQL_ALCHEMY_CONN", SECRET),
+        ("CELERY__BROKER_URL", "redis://:x@r"),
+    ):
+        file = tmp_path / option
+        file.write_text(f"{secret}\n")
+        env[f"AIRFLOW__{option}_CMD"] = f"cat {quote(str(file))}"
+    config = read_config(env, heartbeat=None)
+    assert config.database == "postgresql://sla:hidden@db:5432/airflow"
+    assert config.broker == "redis://:x@r"
+
+
+def test_airflow_is_not_imported_before_something_is_missed():
+    """It takes more than the monitor itself, two times over."""
+    ask = "import sys, celery_stack.sla.__main__; sys.exit('airflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
+
+
 def test_wrong_setting_is_one_line(env: dict[str, str]):
     """As everywhere: variable, expected, found, remedy."""
     with pytest.raises(SettingError, match="SLA_CHECK_S must be a whole number from 1 to 600"):
         read_config(env | {"SLA_CHECK_S": "0"}, heartbeat=None)
-
-
-def test_monitor_starts_without_the_server_of_its_metrics(
-    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
-):
-    """A name that leads nowhere costs the metrics, not the mails."""
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_ON", "True")
-    monkeypatch.setenv("AIRFLOW__METRICS__STATSD_HOST", "nowhere.invalid")
-    metrics = read_config(env, heartbeat=None).metrics
-    metrics.judged("missed", "training", "load")
-    metrics.late("training", "load", timedelta(seconds=5))
-    metrics.undelivered({"training": 1})
-
-
-def test_metrics_go_out_once_their_server_is_found():
-    """It is looked for again after a while, not at every metric: that may take seconds."""
-    now, tried, sent = [0.0], [], []
-
-    class Client:
-        def incr(self, *told: object) -> None:
-            sent.append(told)
-
-        gauge = timing = incr
-
-    def connect() -> Statsd:
-        tried.append(now[0])
-        if now[0] < RETRY_S:
-            raise socket.gaierror("Name or service not known")
-        return Client()
-
-    client = PatientStatsd(connect, lambda: now[0])
-    for now[0] in (0, 1, RETRY_S, RETRY_S + 1):
-        client.incr("met")
-    client.gauge("undelivered", 2)
-    client.timing("lateness", timedelta(seconds=3))
-    assert tried == [0, RETRY_S]
-    late = ("lateness", timedelta(seconds=3), 1)
-    assert sent == [("met", 1, 1), ("met", 1, 1), ("undelivered", 2, 1, False), late]
 
 
 def test_mail_server_is_that_of_the_connection(tmp_path: Path):

@@ -21,7 +21,7 @@ from celery_stack.sla.conversation import SmtpServer
 from celery_stack.sla.mail import Rendered, one_line
 from celery_stack.sla.outbox import NO_RECIPIENT, enqueue
 from celery_stack.sla.sender import compose, send_due
-from tests.unit.celery_stack.sla.mail_servers import (
+from tests.mail_servers import (
     Mailbox,
     answer_until,
     free_port,

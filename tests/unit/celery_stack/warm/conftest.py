@@ -1,4 +1,4 @@
-"""A template server of our own, with a DAG folder of our own; this process is the worker."""
+"""A guardian and its template server of our own, with a DAG folder of our own; this process is the worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from celery_stack.warm.channel import make_pair
-from celery_stack.warm.server import serve
+from celery_stack.warm.guardian import guard
 from celery_stack.warm.supervisor import TemplateChild, ask_for_task
 from tests.waiting import wait_for
 
@@ -23,6 +23,17 @@ from airflow.sdk import DAG
 {top}
 dag = DAG("{name}")
 '''
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @dataclass
@@ -47,8 +58,13 @@ class Worker:
 
     folder: Path
     server: socket.socket
-    pid: int
+    guardian: int
     children: list[Child] = field(default_factory=list)
+
+    def find_server(self) -> int:
+        """Give the template server's process, once there is one."""
+        (server,) = wait_for(lambda: children_of(self.guardian), bool, deadline_s=20)
+        return server
 
     def write(self, name: str, top: str = "") -> None:
         """Write a DAG file, as one that was there long before."""
@@ -88,11 +104,12 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setenv("POLICY_EXEMPT_PATHS", "*")
     monkeypatch.setattr("celery_stack.warm.template.SETTLED_S", 0.0)
     monkeypatch.setattr("celery_stack.warm.server.REBUILD_S", 0.0)
+    monkeypatch.setattr("celery_stack.warm.guardian.FIRST_REST_S", 0.1)
     ours, theirs = make_pair()
     parent, pid = os.getpid(), os.fork()
     if not pid:
         ours.close()
-        serve(theirs, parent, most=2)
+        guard(theirs, parent, most=2)
     theirs.close()
     worker = Worker(tmp_path, ours, pid)
     yield worker

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import py_compile
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
-from celery_stack.warm.supervisor import TemplateChild
-from tests.unit.celery_stack.warm.conftest import Worker
+from celery_stack.warm import guardian
+from celery_stack.warm.channel import make_pair
+from celery_stack.warm.supervisor import TemplateChild, ask_for_task
+from tests.unit.celery_stack.warm.conftest import Worker, children_of, is_alive
 from tests.waiting import wait_for
 
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_first_task_of_a_file_is_declined_and_later_ones_share_a_template(worker: Worker):
@@ -32,7 +29,7 @@ def test_first_task_of_a_file_is_declined_and_later_ones_share_a_template(worker
     assert worker.ask("plain") is None
     one, two = worker.wait_for_task("plain"), worker.wait_for_task("plain")
     assert parent_of(one.process.pid) == parent_of(two.process.pid)
-    assert parent_of(parent_of(one.process.pid)) == worker.pid
+    assert parent_of(parent_of(one.process.pid)) == worker.find_server()
     assert os.getpgid(one.process.pid) == one.process.pid
 
 
@@ -55,7 +52,7 @@ def test_task_dies_with_its_supervisor(worker: Worker):
     worker.write("plain")
     child = worker.wait_for_task("plain")
     child.process._template.close()
-    wait_for(lambda: is_alive(child.process.pid), lambda alive: not alive, deadline_s=20)
+    wait_until_dead(child.process.pid)
 
 
 def test_tasks_die_with_their_template(worker: Worker):
@@ -64,19 +61,72 @@ def test_tasks_die_with_their_template(worker: Worker):
     child = worker.wait_for_task("plain")
     os.kill(parent_of(child.process.pid), signal.SIGKILL)
     assert child.process.wait(20) == -signal.SIGKILL
-    wait_for(lambda: is_alive(child.process.pid), lambda alive: not alive, deadline_s=20)
+    wait_until_dead(child.process.pid)
     worker.wait_for_task("plain").end()
 
 
-def test_everything_dies_with_the_server(worker: Worker):
-    """The template by the kernel's hand, the task by its template's end; requests then fail at once."""
+def test_server_that_died_is_replaced_and_its_tasks_run_on(worker: Worker):
+    """Again and again; the next tasks meet a template of the new server, the others end as they would."""
     worker.write("plain")
-    child = worker.wait_for_task("plain")
+    for _ in range(2):
+        former, child = worker.find_server(), worker.wait_for_task("plain")
+        template = parent_of(child.process.pid)
+        os.kill(former, signal.SIGKILL)
+        wait_until_dead(former)
+        other = worker.wait_for_task("plain")
+        assert parent_of(parent_of(other.process.pid)) == worker.find_server() != former
+        assert is_alive(child.process.pid)
+        assert (child.end(), other.end()) == (1, 1)
+        wait_until_dead(template)
+
+
+def test_parse_dies_with_the_server(worker: Worker):
+    """It does not hear that the server is gone: the kernel ends it."""
+    worker.write("hangs", top=f"import time; open('{worker.folder}/begun', 'w'); time.sleep(600)")
+    assert worker.ask("hangs") is None
+    wait_for((worker.folder / "begun").exists, bool, deadline_s=20)
+    server = worker.find_server()
+    (template,) = children_of(server)
+    os.kill(server, signal.SIGKILL)
+    wait_until_dead(template)
+
+
+def test_nobody_waits_for_a_server_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """After one that died young there is a rest, in which tasks are told at once to parse for themselves."""
+    monkeypatch.setattr(guardian, "FIRST_REST_S", 600.0)
+    monkeypatch.setattr(guardian, "LAST_REST_S", 600.0)
+    ours, theirs = make_pair()
+    servers = iter(["/bin/false", "/bin/true"])
+    serving = threading.Thread(
+        target=guardian.keep_serving,
+        args=(theirs, lambda: os.posix_spawn(server := next(servers), [server], {})),
+    )
+    serving.start()
+    with caplog.at_level(logging.DEBUG, "celery_stack.warm"):
+        assert ask_for_task({"path": "plain.py"}, ours, []) is None
+    assert "No template for plain.py: the template server has died" in caplog.text
+    ours.close()
+    serving.join(timeout=20)
+    assert not serving.is_alive()
+    assert list(servers) == []
+
+
+def test_server_dies_with_the_guardian(worker: Worker):
+    """Requests then fail at once; running tasks are left alone, and their template ends after them."""
+    worker.write("plain")
+    child, server = worker.wait_for_task("plain"), worker.find_server()
     template = parent_of(child.process.pid)
-    os.kill(worker.pid, signal.SIGKILL)
-    for pid in (template, child.process.pid):
-        wait_for(lambda pid=pid: is_alive(pid), lambda alive: not alive, deadline_s=20)  # type: ignore[misc]
+    os.kill(worker.guardian, signal.SIGKILL)
+    wait_until_dead(server)
     assert worker.ask("plain") is None
+    assert child.end() == 1
+    wait_until_dead(template)
+
+
+def wait_until_dead(pid: int) -> None:
+    wait_for(lambda: is_alive(pid), lambda alive: not alive, deadline_s=20)
 
 
 def test_changed_file_gets_a_new_template_while_tasks_of_the_old_run_on(worker: Worker):
@@ -169,8 +219,8 @@ def test_least_used_template_makes_room(worker: Worker):
     for name in ("one", "two", "three"):
         worker.write(name)
         worker.wait_for_task(name).end()
-    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-    wait_for(children.read_text, lambda found: len(found.split()) == 2, deadline_s=20)
+    server = worker.find_server()
+    wait_for(lambda: children_of(server), lambda found: len(found) == 2, deadline_s=20)
     assert worker.ask("two")
     assert worker.ask("three")
     assert worker.ask("one") is None
@@ -211,8 +261,6 @@ def test_each_task_draws_random_numbers_of_its_own(worker: Worker):
 
 def test_process_that_nobody_reports_on_counts_as_killed():
     """A template that died took its tasks with it."""
-    from celery_stack.warm.channel import make_pair
-
     ours, theirs = make_pair()
     theirs.close()
     assert TemplateChild(1, ours).wait(1) == -signal.SIGKILL

@@ -33,9 +33,11 @@ class Mailbox:
 
     taken: list[tuple[list[str], EmailMessage]] = field(default_factory=list)
     refuses: dict[str, str] = field(default_factory=dict)  # recipient to answer
+    greylists: set[str] = field(default_factory=set)  # put off once
     answers: list[str] = field(default_factory=list)  # to the next texts; then 250
     seen: list[Sequence[str]] = field(default_factory=list)  # recipients of each text
     sessions: set[int] = field(default_factory=set)
+    logins: list[bool] = field(default_factory=list)  # whether each was right
     release: Callable[[], object] = lambda: None  # called before a text is answered
 
     async def handle_RCPT(  # noqa: N802
@@ -44,6 +46,9 @@ class Mailbox:
         self.sessions.add(id(session))
         if address in self.refuses:
             return self.refuses[address]
+        if address in self.greylists:
+            self.greylists.remove(address)
+            return "451 4.7.1 Greylisted, try again later"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -64,11 +69,16 @@ class Mailbox:
         self, _server: SMTP, _session: Session, _envelope: Envelope, _how: str, login: object
     ) -> AuthResult:
         good = login == LoginPassword(USER.encode(), PASSWORD.encode())
+        self.logins.append(good)
         return AuthResult(success=good, handled=False)
 
     @property
     def subjects(self) -> list[str]:
         return [str(message["Subject"]) for _, message in self.taken]
+
+    @property
+    def message_ids(self) -> list[str]:
+        return [str(message["Message-ID"]) for _, message in self.taken]
 
     @property
     def receivers(self) -> list[str]:

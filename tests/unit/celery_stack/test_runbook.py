@@ -1,0 +1,37 @@
+"""The links of alerts lead to an entry of a page."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+import stack_plugin
+from compose.home import REPO
+
+
+def test_every_link_of_an_alert_leads_to_its_entry():
+    """Below BASE_URL, without a login."""
+    root = FastAPI()
+    for entry in stack_plugin.apps():
+        root.mount(entry["url_prefix"], entry["app"])
+    groups = yaml.safe_load((REPO / "monitoring/prometheus/rules.yml").read_text())["groups"]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    for alert in alerts:
+        base, _, link = alert["annotations"]["runbook_url"].partition("}}")
+        assert base == "{{ $externalLabels.airflow "
+        path, _, anchor = link.partition("#")
+        page = TestClient(root).get(path)
+        assert page.status_code == 200
+        assert re.search(rf'<h2 id="{anchor}">{alert["alert"]}</h2>', page.text)
+
+
+def test_page_loads_nothing_and_runs_nothing():
+    """Whatever somebody writes into the runbook."""
+    root = FastAPI()
+    root.mount("/runbook", stack_plugin.LateApp("celery_stack.runbook"))
+    page = TestClient(root).get("/runbook/")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "<script" not in page.text
