@@ -39,6 +39,8 @@ warehouse; four workers of four slots, one that trains, settings as they come. T
 - **noticed**: from the fault until Docker started a container anew or a try was given up.
 - **work goes on**: from the end of the fault (a kill's is its begin) until a task next began.
 - **all begun again**: from the fault until the last task that it cut off had begun again.
+
+A fault counts from when it is called: where it waits for a task that it can hit, that is part of the times.
 """
 
 
