@@ -39,6 +39,8 @@ warehouse; four workers of four slots, one that trains, settings as they come. T
 - **noticed**: from the fault until Docker started a container anew or a try was given up.
 - **work goes on**: from the end of the fault (a kill's is its begin) until a task next began.
 - **all begun again**: from the fault until the last task that it cut off had begun again.
+
+A fault counts from when it is called: where it waits for a task that it can hit, that is part of the times.
 """
 
 
@@ -90,9 +92,10 @@ def untried(name: str) -> str:
 
 
 def machine() -> str:
-    """Describe this machine in a few words."""
+    """Describe this machine in a few words, and how busy it was of late."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}"
+    load = os.getloadavg()[1]
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, load {load:.0f}"
 
 
 def tried_commit() -> str:
