@@ -12,7 +12,9 @@ DAGS ?= dags
 PIP_AUDIT ?= 2.10.1
 
 # What needs no stack: first, because a mistake shows at once, and on two cores.
-WITHOUT_STACK = not e2e and not warm and not sla and not faults and not integration
+WITHOUT_STACK = not e2e and not warm and not sla and not faults and not chaos and not integration
+
+QUICK_FAULTS = worker-kill-write redis-kill postgres-restart scheduler-kill scale-down
 
 # Universal: one file for every Python from 3.11 on; hashes, and no download addresses.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -65,6 +67,12 @@ images-offline:  ## Build equals of the third-party images, where no image regis
 
 e2e: .venv/.ready  ## The Compose stack from a clean clone, on a real engine
 	@$(BIN)/pytest -m e2e $(foreach part,stack mail sla browser hardening images overlays recovery monitoring cardinality alert_mail,tests/e2e/test_$(part).py) $(PYTEST_ARGS)
+
+chaos: .venv/.ready  ## Faults on a Compose stack under load, into tests/chaos/RESULTS.md (FAULT="redis-kill scale" TASKS=60)
+	@FAULT='$(FAULT)' TASKS=$(or $(TASKS),300) RECORD=1 $(BIN)/pytest -m chaos -s tests/chaos $(PYTEST_ARGS)
+
+chaos-quick: .venv/.ready  ## A handful of them with few tasks, some six minutes; records nothing
+	@FAULT='$(QUICK_FAULTS)' TASKS=$(or $(TASKS),60) $(BIN)/pytest -m chaos -s tests/chaos $(PYTEST_ARGS)
 
 ##@ Checks
 test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a stack of its own
@@ -139,4 +147,5 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-sla test-faults test-stock check-dags audit load soak bench bench-io bench-isolation bench-model bench-threads setup lock clean
+  test test-writes test-warm test-sla test-faults test-stock check-dags audit load soak chaos chaos-quick \
+  bench bench-io bench-isolation bench-model bench-threads setup lock clean

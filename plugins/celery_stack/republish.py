@@ -166,15 +166,15 @@ class Republisher:
             for task in session.scalars(query):
                 self._drop(task.key)
                 self._executor.queue_workload(self._workload(task), session=session)
-                published.append(str(task.key))
+                published.append(f"{task.dag_id}.{task.task_id} of {task.run_id}, {task.map_index}")
         if not published:
             return
         metrics.count("executor.tasks_republished", len(published))
         log.warning(
             "Redis lost the messages of %d queued tasks, published again: %s%s",
             len(published),
-            ", ".join(published[:NAMED]),
-            ", …" if len(published) > NAMED else "",
+            "; ".join(published[:NAMED]),
+            "; …" if len(published) > NAMED else "",
         )
 
     def _workload(self, task: TaskInstance) -> ExecuteTask:

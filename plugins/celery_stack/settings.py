@@ -130,7 +130,7 @@ class Settings(BaseModel):
         description="Seconds between two looks for queued tasks whose messages Redis lost; what two looks miss is published again; 0 for never.",
     )
     HEARTBEAT_TIMEOUT_S: int = Field(
-        60,
+        45,
         ge=20,
         le=3600,
         description="Seconds without a sign of life after which a running task counts as lost and is retried.",

@@ -38,6 +38,7 @@ class ComposeStack:
     folder: Path
     env: dict[str, str]
     scale: tuple[str, ...] = ()
+    dag: str = LOAD
 
     def run(
         self, *command: str, deadline_s: float = 300, **settings: str
@@ -104,7 +105,7 @@ class ComposeStack:
     def wait_until_healthy(self) -> None:
         wait_for(self.unhealthy, lambda states: not states, deadline_s=HEALTHY_DEADLINE_S)
 
-    def wait_until_consumed(self, workers: int) -> None:
+    def wait_until_consumed(self, workers: int, deadline_s: float = 120) -> None:
         """Wait until `workers` processes consume `default` and `pg_io`, and nobody is dumb."""
 
         def consumers() -> str:
@@ -113,7 +114,7 @@ class ComposeStack:
         wait_for(
             consumers,
             lambda table: table.count(" default, pg_io ") == workers and "nothing" not in table,
-            deadline_s=120,
+            deadline_s=deadline_s,
         )
 
     @property
@@ -132,7 +133,7 @@ class ComposeStack:
             lambda: status_of(f"{url}/api/v2/version"), lambda status: status == 200, deadline_s=120
         )
         client = AirflowClient(url, user="admin", password=self.password)
-        client.wait_for_dag(LOAD, deadline_s=60)
+        client.wait_for_dag(self.dag, deadline_s=60)
         return client
 
     def start_load(self, count: int, seconds: float) -> str:

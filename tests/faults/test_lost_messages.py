@@ -27,8 +27,8 @@ def forget(stack: RunningStack) -> None:
 
 def lose_volume(stack: RunningStack) -> None:
     """Kill Redis; it starts again without its data."""
-    for file in stack.home.redis.glob("*"):
-        if file.suffix in (".aof", ".rdb"):
+    for file in stack.home.redis.rglob("*"):  # in a folder of their own since Redis 7
+        if file.suffix in (".aof", ".rdb", ".manifest"):
             file.unlink()
     program(stack, "redis").kill()
 

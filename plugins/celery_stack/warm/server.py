@@ -6,6 +6,7 @@ fits, it declines, and the supervisor forks a task that parses for itself.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import selectors
@@ -21,7 +22,7 @@ from celery_stack import metrics
 from celery_stack.warm.channel import close_fds, make_pair, receive, send
 from celery_stack.warm.lifelines import die_with_parent
 from celery_stack.warm.sources import Signature, find_change
-from celery_stack.warm.template import run_template
+from celery_stack.warm.template import log_as_tasks_do, run_template
 
 Key: TypeAlias = tuple[str, str | None, str]  # bundle, version, path of the file in it
 
@@ -70,8 +71,9 @@ class Template:
 class TemplateServer:
     """Answers the supervisors' requests of one worker, which arrive on `control`."""
 
-    def __init__(self, control: socket.socket, *, most: int) -> None:
+    def __init__(self, control: socket.socket, log_fd: int, *, most: int) -> None:
         self._control = control
+        self._log_fd = log_fd
         self._most = most
         self._templates: dict[Key, Template] = {}
         self._selector = selectors.DefaultSelector()
@@ -147,7 +149,7 @@ class TemplateServer:
             self._forget_everything()
             die_with_parent(server)
             set_title(f"airflow template: {request['path']}")
-            run_template(request, theirs, server)
+            run_template(request, theirs, server, self._log_fd)
         theirs.close()
         ours.setblocking(False)
         template = Template(pid, ours)
@@ -209,7 +211,9 @@ def serve(control: socket.socket, guardian: int, *, most: int) -> NoReturn:
         die_with_parent(guardian)
         metrics.reconnect()  # for every task that is forked from here
         set_title("airflow templates")
-        TemplateServer(control, most=most).run()
+        log_fd = log_as_tasks_do()
+        gc.freeze()
+        TemplateServer(control, log_fd, most=most).run()
         code = 0
     except BaseException:
         log.exception("The template server ends")

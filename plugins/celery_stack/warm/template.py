@@ -64,10 +64,16 @@ class NoSupervisor:
         raise RuntimeError(f"There is no supervisor to ask ({name}) while a template is made.")
 
 
-def run_template(request: dict[str, Any], channel: socket.socket, server: int) -> NoReturn:
-    """Parse the file, report, and fork tasks until the server hangs up and the last one has ended."""
+def run_template(
+    request: dict[str, Any], channel: socket.socket, server: int, log_fd: int
+) -> NoReturn:
+    """Parse the file, report, and fork tasks until the server hangs up and the last one has ended.
+
+    Args:
+        log_fd: what log_as_tasks_do gave.
+    """
     try:
-        with capturing() as output:
+        with capturing(log_fd) as output:
             report = parse_once(request)
         send(channel, report)
         if not report["unfit"]:
@@ -97,19 +103,36 @@ class Output:
             log.write(self.log)
 
 
-@contextmanager
-def capturing() -> Iterator[Output]:
-    """Capture what is printed and logged, with logging set up as in a task; it stays so afterwards."""
+def log_as_tasks_do() -> int:
+    """Set up logging as in a task, before templates are forked: it writes to 6 MiB that each would have of its own.
+
+    Returns: the descriptor that logs go to: of this process, its standard error.
+    """
     from airflow.sdk.execution_time import supervisor
 
-    output = Output(os.memfd_create("log"))
-    supervisor._configure_logs_over_json_channel(output.log_fd)
+    log_fd = os.dup(2)
+    supervisor._configure_logs_over_json_channel(log_fd)
+    _open_streams()
+    return log_fd
+
+
+def _open_streams() -> None:
+    """Setting up logging has closed the former ones; a task opens its own."""
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False)) for fd in (1, 2))
+
+
+@contextmanager
+def capturing(log_fd: int) -> Iterator[Output]:
+    """Capture what is printed and logged; logs go to memory afterwards, too."""
+    memory = os.memfd_create("log")
+    os.dup2(memory, log_fd, inheritable=False)
+    os.close(memory)
+    output = Output(log_fd)
     kept = {fd: os.dup(fd) for fd in (1, 2)}
     files = {fd: os.memfd_create(f"output-{fd}") for fd in (1, 2)}
     for fd, file in files.items():
         os.dup2(file, fd)
-    # Setting up logging has closed the former ones; a task opens its own.
-    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(fd, "w", closefd=False)) for fd in (1, 2))
+    _open_streams()
     try:
         yield output
     finally:

@@ -21,6 +21,15 @@ def many():
     work.expand(number=numbers())
 
 
+@dag(**STOCK, max_active_tasks=4096, max_active_runs=16, doc_md=__doc__)
+def waiting():
+    @task
+    def work(number):
+        return number % 2
+
+    work.expand(number=list(range(1000)))
+
+
 @dag(**STOCK, doc_md=__doc__)
 def large_frame():
     @task
@@ -41,4 +50,5 @@ def large_frame():
 
 
 many()
+waiting()
 large_frame()

@@ -19,7 +19,7 @@ START = {"what": SimpleNamespace(id=uuid4()), "dag_rel_path": "", "bundle_info":
 
 @pytest.mark.parametrize(
     ("start", "command"),
-    [("start_forked", "pytest"), ("start_fresh", "_child_exec_main")],
+    [("start_forked", "python"), ("start_fresh", "_child_exec_main")],
 )
 def test_task_dies_with_its_supervisor(monkeypatch: pytest.MonkeyPatch, start: str, command: str):
     """Forked, or in a new interpreter; while others hold its sockets open, so that it hears nothing of it."""
