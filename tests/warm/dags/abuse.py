@@ -63,7 +63,7 @@ ABUSES = {
 def abuse() -> None:
     """Wire the tasks: the one looks after the other."""
 
-    @task(retries=0, execution_timeout=timedelta(seconds=5))
+    @task(retries=0, execution_timeout=timedelta(seconds=20))
     def mistreat(params: dict[str, str] | None = None) -> None:
         """Without retries: it is meant to fail."""
         ABUSES[(params or {})["kind"]]()
