@@ -12,7 +12,7 @@ DAGS ?= dags
 PIP_AUDIT ?= 2.10.1
 
 # What needs no stack: first, because a mistake shows at once, and on two cores.
-WITHOUT_STACK = not e2e and not warm and not sla and not faults and not chaos and not integration
+WITHOUT_STACK = not e2e and not warm and not sla and not faults and not chaos and not slow and not integration
 
 QUICK_FAULTS = worker-kill-write redis-kill postgres-restart scheduler-kill scale-down
 
@@ -83,8 +83,8 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/pytest -m '$(WITHOUT_STACK)' -n 2 --dist loadscope --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
 	@$(BIN)/pytest -m integration --cov --cov-append --cov-report=term $(PYTEST_ARGS)
 
-test-writes: .venv/.ready  ## 200 mapped writes to the warehouse never outnumber the slots of pg_io
-	@POOL_TEST_WRITES=200 $(BIN)/pytest tests/integration/test_warehouse_pool.py $(PYTEST_ARGS)
+test-slow: .venv/.ready  ## Three days of the DAG family, jams and backlogs, 200 writes that never outnumber the slots of pg_io
+	@POOL_TEST_WRITES=200 $(BIN)/pytest -m slow tests/integration $(PYTEST_ARGS)
 
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
 	@$(BIN)/pytest -m warm tests/warm/test_warm_workers.py tests/warm/test_many_hands.py $(PYTEST_ARGS)
@@ -147,5 +147,5 @@ help:
 	  /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: help demo local train models status why logs password airflow stop backup restore rotate-secrets images-offline e2e \
-  test test-writes test-warm test-sla test-faults test-stock check-dags audit load soak chaos chaos-quick \
+  test test-slow test-warm test-sla test-faults test-stock check-dags audit load soak chaos chaos-quick \
   bench bench-io bench-isolation bench-model bench-threads setup lock clean

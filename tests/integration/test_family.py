@@ -27,7 +27,7 @@ from tests.integration.conftest import RunningStack
 from tests.integration.models import register, train_quickly
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.either_path]
+pytestmark = pytest.mark.slow
 REFERENCE, BATCH = 569, 100  # rows: WDBC, which is landed first, and the default batch
 DAYS = [date(2026, 11, day) for day in (2, 3, 4)]
 DAG_IDS = ["wdbc_generate", "wdbc_ingest", "wdbc_scoring", "wdbc_training"]

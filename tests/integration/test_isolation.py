@@ -7,7 +7,7 @@ import pytest
 from tests.integration.conftest import RunningStack
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.either_path]
+pytestmark = pytest.mark.slow
 STATES = """
 SELECT state, count(*) FROM task_instance WHERE run_id = %s AND task_id = 'train' GROUP BY state
 """

@@ -17,7 +17,7 @@ from tests.integration.conftest import PARALLELISM, WORKER_SLOTS, RunningStack
 from tests.integration.places import most_at_once, place
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.either_path]
+pytestmark = pytest.mark.slow
 TRAINING, LATE = 2, 3
 WAITING = PARALLELISM - TRAINING - WORKER_SLOTS
 TASKS = WORKER_SLOTS + WAITING + LATE

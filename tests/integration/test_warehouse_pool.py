@@ -11,8 +11,8 @@ import pytest
 from celery_stack.queues import load_declarations
 from tests.integration.conftest import RunningStack
 
-pytestmark = pytest.mark.integration
-# 200 in `make test-writes`; fewer by default, because each task costs about 0.3 s of CPU.
+pytestmark = pytest.mark.slow
+# 200 in `make test-slow`; fewer by default, because each task costs about 0.3 s of CPU.
 WRITES = int(os.environ.get("POOL_TEST_WRITES", "16"))
 LINES = 5
 # The database itself notes, row by row, how many sessions of the writing role there are.
@@ -55,7 +55,7 @@ def test_writers_in_the_database_never_outnumber_the_slots(
     """Several write at once, at most PG_IO_SLOTS: as the database saw it while each row came in."""
     slots = load_declarations(stack.env).pools["pg_io"].slots
     most = max(row.sessions for row in rows)
-    # Shown by: make test-writes PYTEST_ARGS=--junit-xml=FILE
+    # Shown by: make test-slow PYTEST_ARGS=--junit-xml=FILE
     record_testsuite_property("writers_at_once_at_most", most)
     assert 1 < most <= slots
 
