@@ -83,7 +83,7 @@ test: .venv/.ready  ## Lint, types, unit tests, DAG integrity, integration on a 
 	@$(BIN)/pytest -m '$(WITHOUT_STACK)' -n 2 --dist loadscope --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
 	@$(BIN)/pytest -m integration --cov --cov-append --cov-report=term $(PYTEST_ARGS)
 
-test-slow: .venv/.ready  ## Three days of the DAG family, jams and backlogs, 200 writes that never outnumber the slots of pg_io
+test-slow: .venv/.ready  ## Starts, stops and kills of whole stacks, three days of the DAG family, jams, 200 writes that never outnumber the slots of pg_io
 	@POOL_TEST_WRITES=200 $(BIN)/pytest -m slow tests/integration $(PYTEST_ARGS)
 
 test-warm: .venv/.ready  ## Warm workers under edits, abuse and load: as if each task had its own parse
