@@ -31,7 +31,7 @@ from tests.integration.conftest import (
 from tests.readme import code_block
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.either_path]
+pytestmark = pytest.mark.slow
 CANARY = "queue_canary"
 SUNG = "SELECT queue, hostname FROM task_instance WHERE task_id = 'high_io' AND state = 'success'"
 
