@@ -16,6 +16,7 @@ A Celery worker is a tree of processes, forked from one that has already importe
 | `supervisor` | a task's supervisor that wakes when the task's process ends; asks for a template |
 | `coordinator` | where Airflow takes that supervisor from |
 | `guardian`, `server`, `template` | the processes above that go by these names |
+| `parse`, `output` | a template's parse of its file, and what that printed |
 | `sources` | which files a parse came from, and whether they have changed |
 | `channel` | messages and file descriptors between them |
 | `lifelines` | what ends with what |

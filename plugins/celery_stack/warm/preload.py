@@ -40,7 +40,7 @@ def make_shared() -> None:
     from airflow import settings
     from airflow.sdk.api import client
 
-    from celery_stack.warm.template import build_adapters
+    from celery_stack.warm.parse import build_adapters
 
     build_adapters()
     # Workers have no metadata database, but a pool of connections to it, which each fork would make anew: two MiB.

@@ -21,8 +21,9 @@ from typing import Any, NoReturn, TypeAlias
 from celery_stack import metrics
 from celery_stack.warm.channel import close_fds, make_pair, receive, send
 from celery_stack.warm.lifelines import die_with_parent
+from celery_stack.warm.output import log_as_tasks_do
 from celery_stack.warm.sources import Signature, find_change
-from celery_stack.warm.template import log_as_tasks_do, run_template
+from celery_stack.warm.template import run_template
 
 Key: TypeAlias = tuple[str, str | None, str]  # bundle, version, path of the file in it
 

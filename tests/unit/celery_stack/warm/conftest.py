@@ -102,7 +102,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([bundle]))
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # as in our workers
     monkeypatch.setenv("POLICY_EXEMPT_PATHS", "*")
-    monkeypatch.setattr("celery_stack.warm.template.SETTLED_S", 0.0)
+    monkeypatch.setattr("celery_stack.warm.parse.SETTLED_S", 0.0)
     monkeypatch.setattr("celery_stack.warm.server.REBUILD_S", 0.0)
     monkeypatch.setattr("celery_stack.warm.guardian.FIRST_REST_S", 0.1)
     ours, theirs = make_pair()
