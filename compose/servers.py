@@ -72,28 +72,37 @@ def _redis_major(binary: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-def as_server_user(folder: Path, *, stop_signal: str) -> list[str]:
-    """Give the command prefix under which a server runs: empty, unless this is root.
+def as_server_user(folder: Path, program: Path, *, stop_signal: str) -> list[str]:
+    """Give the command that runs `program`, a server with its data in `folder`; as root, with what drops that.
 
     Postgres refuses to run as root, so root drops to `nobody`. Where `nobody` cannot pass the
-    folders above `folder` (a checkout below /root), it keeps the one capability to pass them.
+    folders above the two (a checkout below /root), it keeps the one capability to pass them.
     """
     if os.geteuid() != 0:
-        return []
+        return [str(program)]
     if shutil.which("setpriv") is None:
         raise ServerError("Expected setpriv (util-linux), found none. Run this as a plain user.")
     user = pwd.getpwnam(SERVER_USER)
     drop = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     drop += ["--no-new-privs", f"--pdeathsig={stop_signal}"]
     for capability in ("", "dac_read_search", "dac_override"):
-        keep = [f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"] if capability else []
-        reach = [*drop, *keep, "ls", "-d", f"{folder}/."]
+        prefix = drop + (_keep(capability) if capability else [])
+        reach = [*prefix, "ls", "-d", f"{folder}/.", str(program)]
         if subprocess.run(reach, capture_output=True, check=False).returncode == 0:  # noqa: S603
-            return drop + keep
+            return [*prefix, str(program)]
     raise ServerError(
-        f"Expected the user {SERVER_USER} to be able to enter {folder}, found that it cannot. "
-        "Clone elsewhere (below /srv or /opt), or run this as a plain user."
+        f"Expected the user {SERVER_USER} to be able to enter {folder} and {program.parent}, found that "
+        "it cannot. Clone elsewhere (below /srv or /opt), or run this as a plain user."
     )
+
+
+def _keep(capability: str) -> list[str]:
+    """Give the options that keep a capability.
+
+    The secure bit has it count in access(2) too, by which Postgres asks whether it may run its programs.
+    """
+    keep = [f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
+    return [*keep, "--securebits=+no_setuid_fixup"]
 
 
 def give_to_server_user(path: Path) -> None:
@@ -129,8 +138,7 @@ def prepare_postgres(home: StackHome) -> None:
 
 def _run_initdb(home: StackHome, data: Path, password: Path) -> None:
     command = [
-        *as_server_user(home.postgres, stop_signal="TERM"),
-        str(find_postgres() / "initdb"),
+        *as_server_user(home.postgres, find_postgres() / "initdb", stop_signal="TERM"),
         f"--pgdata={data}",
         "--username=postgres",
         f"--pwfile={password}",
@@ -158,8 +166,7 @@ def postgres_command(home: StackHome, port: int) -> list[str]:
     }
     options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
     return [
-        *as_server_user(home.postgres, stop_signal="INT"),
-        str(find_postgres() / "postgres"),
+        *as_server_user(home.postgres, find_postgres() / "postgres", stop_signal="INT"),
         "-D",
         str(home.postgres / "data"),
         *options,
@@ -188,8 +195,7 @@ def prepare_redis(home: StackHome, port: int) -> None:
 def redis_command(home: StackHome) -> list[str]:
     """Give the command that runs Redis in the foreground."""
     return [
-        *as_server_user(home.redis, stop_signal="TERM"),
-        str(find_redis()),
+        *as_server_user(home.redis, find_redis(), stop_signal="TERM"),
         str(home.redis / "redis.conf"),
     ]
 

@@ -1,7 +1,11 @@
-"""Which Redis is taken, and what is said where there is none."""
+"""Which servers are taken, as whom they run, and what is said where there is none."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -57,3 +61,20 @@ def test_no_postgres_wheel_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(servers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(servers.ServerError, match="or use Docker Compose"):
         servers.find_postgres()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a plain user runs servers as himself")
+@pytest.mark.parametrize("data_is_closed", [False, True])
+def test_server_of_root_may_run_programs_below_a_closed_folder(
+    tmp_path: Path, data_is_closed: bool
+):
+    """A checkout below /root: Postgres asks access(2) whether it may, as Python's os.access does."""
+    tmp_path.chmod(0o700)
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    program = install(tmp_path, "initdb", "16")
+    ask = "import os, sys; os.listdir(sys.argv[1]); sys.exit(not os.access(sys.argv[2], os.X_OK))"
+    with tempfile.TemporaryDirectory() as data:
+        Path(data).chmod(0o700 if data_is_closed else 0o755)
+        command = servers.as_server_user(Path(data), python, stop_signal="TERM")
+        subprocess.run([*command, "-c", ask, data, str(program)], check=True)
