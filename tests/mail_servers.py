@@ -160,5 +160,13 @@ def answer_until(connection: socket.socket, last: bytes) -> None:
                 return
 
 
+def answer_but(command: bytes, said: bytes, connection: socket.socket) -> None:
+    """Answer each command with yes, but that one."""
+    connection.sendall(b"220 hello\r\n")
+    with connection.makefile("rb") as lines:
+        for line in lines:
+            connection.sendall((said if line[:4].lower() == command else b"250 yes") + b"\r\n")
+
+
 def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()

@@ -15,11 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
 
 from compose.client import AirflowClient
 from compose.home import REPO
-from tests.browser import running_browser
 from tests.waiting import wait_for
 
 PROJECT = "stack-e2e"
@@ -252,21 +250,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     finally:
         if not kept:
             stack.run(*down)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Give the machine's own Chromium, without a window."""
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    """Give the folder for pictures of what was seen: E2E_SCREENSHOTS, to look at them later."""
-    folder = Path(os.environ.get("E2E_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Durations are shortened (tests/e2e/prometheus.py); expressions, metrics and mail
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,30 +199,18 @@ def test_killed_worker_alerts(watched: Watched):
     watched.wait_for_alert_mail("AirflowTasksLost", deadline_s=120)
 
 
-def test_every_panel_has_data(watched: Watched):
+@pytest.mark.parametrize("expressions", [panel_expressions, rule_expressions])
+def test_every_panel_and_rule_has_data(watched: Watched, expressions: Callable[[], dict[str, str]]):
     """But for the exceptions."""
-    panels = panel_expressions()
-    excepted = {name: why for name, why in EXCEPTED.items() if name in panels}
+    known = expressions()
+    excepted = {name: why for name, why in EXCEPTED.items() if name in known}
     wait_for(
-        lambda: watched.prometheus.without_data(panels),
+        lambda: watched.prometheus.without_data(known),
         lambda names: set(names) <= excepted.keys(),
         deadline_s=60,
     )
-    print(f"panels: {len(panels) - len(excepted)} of {len(panels)} expressions have data")  # noqa: T201
-    assert len(excepted) * 20 <= len(panels)
-
-
-def test_every_rule_has_something_to_look_at(watched: Watched):
-    """But for the exceptions."""
-    looked = rule_expressions()
-    excepted = {name: why for name, why in EXCEPTED.items() if name in looked}
-    wait_for(
-        lambda: watched.prometheus.without_data(looked),
-        lambda names: set(names) <= excepted.keys(),
-        deadline_s=60,
-    )
-    print(f"rules: {len(looked) - len(excepted)} of {len(looked)} have data")  # noqa: T201
-    assert len(excepted) * 20 <= len(looked)
+    print(f"{len(known) - len(excepted)} of {len(known)} expressions have data")  # noqa: T201
+    assert len(excepted) * 20 <= len(known)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Connection
 from sqlalchemy.engine import make_url
 
+from celery_stack.sla.monitor import Floor, look
 from compose.secret_files import Addresses, postgres_url
 from compose.servers import prepare_slas
+from tests.sla.looks import config_of
 from tests.sla.promised import Promised, running_promises
 from tests.sla.runs import Metadata
 from tests.warehouse.embedded import running_warehouse
@@ -69,6 +74,20 @@ def metadata(database: Metadata) -> Metadata:
             connection.execute(f"delete from {table}")  # noqa: S608 - a constant
         connection.execute("update sla.beginning set first_look = now() - interval '1 day'")
     return database
+
+
+@pytest.fixture
+def monitor(metadata: Metadata) -> Iterator[Connection[Any]]:
+    """Give a connection with the rights of the monitor, and no more."""
+    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def looks(metadata: Metadata, monitor: Connection[Any]) -> Callable[[datetime], None]:
+    """Give what makes one monitor look, at a moment."""
+    floor = Floor()
+    return lambda now: look(monitor, config_of(metadata), floor, now=now)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,13 +32,6 @@ class Stack:
     default_to: Sequence[str] = ("ops@example.org",)
     base_url: str = "http://localhost:8080"
     log_folder: Path | None = None
-
-
-@pytest.fixture
-def monitor(metadata: Metadata) -> Iterator[Connection[Any]]:
-    """Give a connection with the rights of the monitor, and no more."""
-    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
-        yield connection
 
 
 def failed_run(metadata: Metadata, run_id: str = "run", *, ended: datetime = NOW) -> str:

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
 
 from celery_stack.sla import run_sla, task_sla
 from celery_stack.sla.misses import GIVEN_UP
-from celery_stack.sla.monitor import Config, Floor, look
 from tests.exporter import Exporter
+from tests.sla.looks import DUE, verdicts
 from tests.sla.runs import Metadata, minutes
-
-DUE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
-
-
-@pytest.fixture
-def looks(metadata: Metadata) -> Iterator[Callable[[datetime], None]]:
-    """Give what makes one monitor look, at a moment."""
-    floor = Floor()
-    config = Config(
-        database=metadata.sla_url,
-        broker="redis://127.0.0.1:1/0",
-        smtp=None,
-        base_url="http://airflow.example.org",
-        default_to=["ml@example.org"],
-        failure_emails=False,
-        check_s=1,
-    )
-    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
-        yield lambda now: look(connection, config, floor, now=now)
-
-
-def verdicts(metadata: Metadata) -> dict[str, str]:
-    return {record["name"]: record["verdict"] for record in metadata.records()}
 
 
 def test_promise_that_makes_no_sense_keeps_no_other_from_being_kept(

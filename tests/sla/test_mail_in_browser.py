@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from playwright.sync_api import Browser
 
 from celery_stack.sla.mail import FailedTask, Rendered, render_failure_mail, render_sla_mail
 from celery_stack.sla.schema import Blocking, Miss
-from tests.browser import running_browser
 
 pytestmark = pytest.mark.sla
 
@@ -100,20 +97,6 @@ def longest_mail() -> Rendered:
 
 
 MAILS = {"sla": sla_mail, "failure": failure_mail, "longest": longest_mail}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    """Give the folder for pictures of what was seen: SLA_SCREENSHOTS, to look at them later."""
-    folder = Path(os.environ.get("SLA_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

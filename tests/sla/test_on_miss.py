@@ -6,8 +6,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from psycopg import Connection
 
 from celery_stack.sla import on_miss, run_sla, task_sla
 from celery_stack.sla.monitor import Floor, look, run
+from tests.sla.looks import DUE, config_of
 from tests.sla.runs import Metadata, minutes
-from tests.sla.test_monitor import config_of
 from tests.waiting import wait_for
 
-DUE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
 URL = "http://airflow.example.org"
 
 ON_CALL = """
@@ -54,12 +52,6 @@ def env(tmp_path: Path) -> Mapping[str, str]:
     (tmp_path / "on_call.py").write_text(ON_CALL)
     path = [str(tmp_path), *(part for part in sys.path if part)]
     return {"PYTHONPATH": ":".join(path)}
-
-
-@pytest.fixture
-def monitor(metadata: Metadata) -> Iterator[Connection[Any]]:
-    with psycopg.connect(metadata.sla_url, autocommit=True) as connection:
-        yield connection
 
 
 def miss(metadata: Metadata, connection: Connection[Any], **callbacks: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,7 @@ from sqlalchemy.engine import make_url
 
 from compose.home import REPO
 from compose.secret_files import read_secret
-from tests.browser import PATIENCE_MS, running_browser
+from tests.browser import PATIENCE_MS
 from tests.integration.conftest import RunningStack, running_stack
 
 pytestmark = [pytest.mark.sla, pytest.mark.timeout(600)]
@@ -155,12 +154,6 @@ def reader(stack: RunningStack) -> str:
     return password
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
-
-
 @pytest.fixture
 def page(browser: Browser, stack: RunningStack, run_id: str) -> Iterator[Page]:
     """Give a window that nobody is logged in to; nothing in it may break the page's own policy."""
@@ -177,14 +170,6 @@ def page(browser: Browser, stack: RunningStack, run_id: str) -> Iterator[Page]:
     yield page
     context.close()
     assert broken == []
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    """Give the folder for pictures of what was seen: SLA_SCREENSHOTS, to look at them later."""
-    folder = Path(os.environ.get("SLA_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def log_in(page: Page, stack: RunningStack, user: str = "admin", password: str = "") -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 
 from celery_stack.sla import schema
 from celery_stack.sla.metadata import WATCHED
 from celery_stack.sla.outbox import UNDELIVERED
+from celery_stack.sla.schema import READABLE
 from tests.sla.runs import Metadata
 
 LATER = (("record", "silent"), ("record", "called_at"), ("mail", "unanswered"))
@@ -60,3 +62,25 @@ def test_looks_read_what_is_open_and_not_what_was(metadata: Metadata):
     plans = "\n".join(line for rows in queries for (line,) in rows)
     assert "Seq Scan on record" not in plans, plans
     assert "Seq Scan on mail" not in plans, plans
+
+
+def test_role_of_the_monitor_reads_what_it_judges_by_and_nothing_else(metadata: Metadata):
+    """No connection, Variable, XCom or user; it writes nothing of Airflow's. Airflow only reads ours."""
+    readable = metadata.ask(
+        "select table_name from information_schema.table_privileges"
+        " where grantee = 'sla' and table_schema = 'public'"
+    )
+    assert {row["table_name"] for row in readable} == set(READABLE)
+    for statement in (
+        "select * from connection",
+        "select * from variable",
+        "select * from xcom",
+        "update dag_run set state = 'success'",
+        "create table public.mine ()",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            metadata.ask(statement)
+    with psycopg.connect(metadata.airflow_url) as connection:
+        connection.execute("select * from sla.record, sla.mail, sla.mail_record")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("delete from sla.mail")

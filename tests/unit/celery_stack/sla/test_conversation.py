@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from celery_stack.sla.outbox import enqueue
 from celery_stack.sla.sender import send_due
 from tests.mail_servers import (
     Mailbox,
+    answer_but,
     answer_until,
     mail_server,
     scripted_server,
@@ -247,13 +249,7 @@ def test_what_was_refused_can_be_sent_again(metadata: Connection[Any], mailbox: 
 def test_sender_that_is_not_allowed_is_a_setting_to_be_corrected(metadata: Connection[Any]):
     """All mails wait, with the server's words."""
 
-    def talk(connection: socket.socket) -> None:
-        connection.sendall(b"220 hello\r\n")
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                said = b"553 not yours" if line[:4].lower() == b"mail" else b"250 yes"
-                connection.sendall(said + b"\r\n")
-
+    talk = partial(answer_but, b"mail", b"553 not yours")
     put(metadata, key="a")
     put(metadata, key="b")
     with scripted_server(talk) as server:
@@ -266,13 +262,7 @@ def test_sender_that_is_not_allowed_is_a_setting_to_be_corrected(metadata: Conne
 def test_server_that_wants_no_text_is_heard(metadata: Connection[Any]):
     """The answer to DATA itself counts as one to the text."""
 
-    def talk(connection: socket.socket) -> None:
-        connection.sendall(b"220 hello\r\n")
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                said = b"554 no" if line[:4].lower() == b"data" else b"250 yes"
-                connection.sendall(said + b"\r\n")
-
+    talk = partial(answer_but, b"data", b"554 no")
     put(metadata)
     with scripted_server(talk) as server:
         assert send_due(metadata, server, now=now()) == 0
