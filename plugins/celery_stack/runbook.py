@@ -6,6 +6,8 @@ Anybody may read it, at night and without a password: it is a file of this repos
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -15,9 +17,22 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 FILE = Path(__file__).parents[2] / "monitoring/runbook.md"
+STYLE = """
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 50rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
+h2 { margin: 2rem 0 0; scroll-margin-top: 1rem }
+h2:target { border-left: .3rem solid #d9480f; padding-left: .5rem }
+p { margin: .3rem 0 }
+"""
 HEADERS = {
     "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'self'",
+    "Content-Security-Policy": "; ".join(
+        [
+            "default-src 'none'",
+            f"style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'",
+            "base-uri 'none'",
+            "frame-ancestors 'self'",
+        ]
+    ),
     "X-Content-Type-Options": "nosniff",
 }
 PAGE = """<!doctype html>
@@ -27,6 +42,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>Runbook</title>
+<style>{style}</style>
 </head>
 <body>
 {content}
@@ -47,8 +63,8 @@ def show_page(_request: Request) -> HTMLResponse:
 
 def render_page(text: str) -> str:
     """Give Markdown as a page whose headings are the targets of links, in lower case."""
-    html = MarkdownIt("commonmark", {"html": False}).render(text)
-    return PAGE.format(content=re.sub(r"<h2>(\w+)</h2>", _heading, html))
+    html = MarkdownIt("commonmark", {"html": False, "breaks": True}).render(text)
+    return PAGE.format(style=STYLE, content=re.sub(r"<h2>(\w+)</h2>", _heading, html))
 
 
 def _heading(found: re.Match[str]) -> str:

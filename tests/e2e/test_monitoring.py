@@ -233,14 +233,19 @@ def test_pages_of_the_monitors_show_what_is_wrong(
     page.screenshot(path=screenshots / f"{monitor}{path.replace('/', '-').replace('#', '')}.png")
 
 
-def test_alert_links_to_its_entry_of_the_runbook(watched: Watched):
-    """As the mail has it; the page opens without a login."""
+def test_alert_links_to_its_entry_of_the_runbook(
+    watched: Watched, browser: Browser, screenshots: Path
+):
+    """As the mail has it; the page opens without a login, and the entry is marked."""
     alerts = watched.prometheus.get("alerts")["alerts"]
     links = {one["annotations"]["runbook_url"] for one in alerts}
     assert links
     for link in links:
-        page, _, anchor = link.partition("#")
-        assert f'id="{anchor}"' in httpx.get(page).text, link
+        page = open_page(browser, link)
+        entry = page.locator(f"h2#{link.partition('#')[2]}")
+        expect(entry).to_have_css("border-left-style", "solid")
+        page.screenshot(path=screenshots / "runbook.png")
+        page.close()
 
 
 def test_exporter_of_postgres_enters_no_database_of_ours(watched: Watched):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from hashlib import sha256
 
 import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import stack_plugin
+from celery_stack.runbook import HEADERS, render_page
 from compose.home import REPO
 
 
@@ -35,3 +38,13 @@ def test_page_loads_nothing_and_runs_nothing():
     page = TestClient(root).get("/runbook/")
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "<script" not in page.text
+    assert not re.findall(r'href="(?!https?://|#)', page.text), "leads nowhere from here"
+
+
+def test_style_is_the_one_that_the_policy_allows():
+    """No other can be put there; each part of an entry has a line of its own."""
+    page = render_page("## AirflowX\n**Meaning.** one\n**Impact.** two\n")
+    [style] = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    allowed = b64encode(sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{allowed}'" in HEADERS["Content-Security-Policy"]
+    assert "one<br />" in page
